@@ -1,0 +1,141 @@
+"""How values become bytes and bytes values.  What Redis holds is exactly what the codec wrote: any client can read it.
+
+Pickle is not offered: whoever can write to Redis could then run code in every gateway.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol, runtime_checkable
+
+import msgpack
+
+from .errors import CodecError
+
+__all__ = ["CODECS", "BytesCodec", "Codec", "JsonCodec", "MsgpackCodec", "TextCodec"]
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """What ``MeshCache(codec=...)`` takes.
+
+    Both methods raise :class:`~meshcache.errors.CodecError` (any other exception is turned into one).  ``decode`` must
+    return an object that no one else holds, unless it is immutable.
+    """
+
+    name: str
+
+    def encode(self, value: Any) -> bytes:
+        """Value to bytes."""
+        ...
+
+    def decode(self, data: bytes) -> Any:
+        """Bytes to value."""
+        ...
+
+
+class MsgpackCodec:
+    """msgpack: None, bool, int (64 bit), float, str, bytes, list, dict, aware datetime.  Tuples come back as lists."""
+
+    name = "msgpack"
+
+    def __init__(self) -> None:
+        self._pack: Callable[[Any], bytes] = msgpack.Packer(datetime=True, autoreset=True).pack
+
+    def encode(self, value: Any) -> bytes:
+        """Raises :class:`CodecError` for a type msgpack does not have; nothing was changed."""
+        try:
+            return self._pack(value)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            # A packer that failed half way keeps what it had written: start the next value on a clean one.
+            self._pack = msgpack.Packer(datetime=True, autoreset=True).pack
+            raise CodecError(
+                f"msgpack cannot encode this {type(value).__name__}: {error}; "
+                "store plain types (dict, list, str, int, float, bytes, None), or pass codec= an object of your own"
+            ) from error
+
+    def decode(self, data: bytes) -> Any:
+        """Raises :class:`CodecError` for bytes that are not one msgpack object."""
+        try:
+            return msgpack.unpackb(data, raw=False, strict_map_key=False, timestamp=3, ext_hook=_refuse_extension)
+        except Exception as error:  # msgpack raises a dozen types, from ValueError to RecursionError
+            raise CodecError(_not_of_this_codec("msgpack", error)) from error
+
+
+class JsonCodec:
+    """JSON, UTF-8, without spaces.  NaN and infinities are refused, since no other reader would take them."""
+
+    name = "json"
+
+    def encode(self, value: Any) -> bytes:
+        """Raises :class:`CodecError` for what JSON does not have; nothing was changed."""
+        try:
+            return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise CodecError(f"json cannot encode this {type(value).__name__}: {error}") from error
+
+    def decode(self, data: bytes) -> Any:
+        """Raises :class:`CodecError` for bytes that are not JSON."""
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise CodecError(_not_of_this_codec("json", error)) from error
+
+
+class TextCodec:
+    """``str`` as UTF-8."""
+
+    name = "text"
+
+    def encode(self, value: Any) -> bytes:
+        """Raises :class:`CodecError` for anything but a ``str``; nothing was changed."""
+        if not isinstance(value, str):
+            raise CodecError(f"codec 'text' takes str, not {type(value).__name__}")
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise CodecError(f"codec 'text' cannot encode this str: {error.reason}") from error
+
+    def decode(self, data: bytes) -> str:
+        """Raises :class:`CodecError` for bytes that are not UTF-8."""
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise CodecError(_not_of_this_codec("text", error)) from error
+
+
+class BytesCodec:
+    """Bytes as they are."""
+
+    name = "bytes"
+
+    def encode(self, value: Any) -> bytes:
+        """Raises :class:`CodecError` for anything but ``bytes``, ``bytearray`` or ``memoryview``; nothing was changed."""
+        if type(value) is bytes:
+            return value
+        if isinstance(value, bytes | bytearray | memoryview):
+            return bytes(value)
+        raise CodecError(f"codec 'bytes' takes bytes, not {type(value).__name__}")
+
+    def decode(self, data: bytes) -> bytes:
+        """Never fails."""
+        return data
+
+
+CODECS: Final[Mapping[str, Callable[[], Codec]]] = {
+    "msgpack": MsgpackCodec,
+    "json": JsonCodec,
+    "text": TextCodec,
+    "bytes": BytesCodec,
+}
+"""The codecs that have a name."""
+
+
+def _refuse_extension(code: int, data: bytes) -> Any:
+    raise CodecError(f"msgpack extension type {code} is not decoded")
+
+
+def _not_of_this_codec(name: str, error: Exception) -> str:
+    # Never the bytes themselves: they may be somebody's data, and errors are logged.
+    return f"what is stored is not {name} ({type(error).__name__}): was the key written by another program or codec?"
