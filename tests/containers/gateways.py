@@ -1,0 +1,112 @@
+"""A small site for tests: one network, one Redis, some gateways, each in a container; and what can befall them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from contextlib import ExitStack
+from typing import Any
+from urllib.parse import quote
+
+from testcontainers.community.redis import RedisContainer
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.network import Network
+
+from tests.support import eventually_sync
+
+NAMESPACE = "gateway"
+SECRET = "the secret of the containers"
+
+
+class Gateway:
+    """One container with ``compose/gateway.py``, spoken to over HTTP from outside."""
+
+    def __init__(self, container: DockerContainer) -> None:
+        self._container = container
+        self._port = int(container.get_exposed_port(8000))
+
+    def get(self, key: str) -> Any:
+        """The value, or None for a miss."""
+        status, body = self._call("GET", f"/cache/{quote(key)}")
+        assert status in (200, 404), (status, body)
+        return body["value"] if status == 200 else None
+
+    def set(self, key: str, value: Any, ttl: float | None = None) -> None:
+        query = f"?ttl={ttl}" if ttl else ""
+        status, body = self._call("PUT", f"/cache/{quote(key)}{query}", json.dumps(value))
+        assert status == 204, (status, body)
+
+    def delete(self, key: str) -> int:
+        status, body = self._call("DELETE", f"/cache/{quote(key)}")
+        assert status == 200, (status, body)
+        return int(body["deleted"])
+
+    def status(self) -> Any:
+        """``mode``, ``peers`` and ``stats``."""
+        return self._call("GET", "/status")[1]
+
+    def mode(self) -> str:
+        return str(self.status()["mode"])
+
+    def is_up(self) -> bool:
+        try:
+            return bool(self.status())
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def log(self) -> str:
+        return self._container.get_wrapped_container().logs().decode()
+
+    def _call(self, method: str, path: str, body: str | None = None) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        try:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            data = response.read()
+            return response.status, json.loads(data) if data else None
+        finally:
+            connection.close()
+
+
+class Site:
+    """A network with a Redis and gateways.  Whatever was started ends with the stack."""
+
+    def __init__(self, stack: ExitStack, redis_image: str, gateway_image: str, *, gateways: int) -> None:
+        self._stack = stack
+        self._gateway_image = gateway_image
+        self.network = stack.enter_context(Network())
+        redis = RedisContainer(redis_image).with_network(self.network).with_network_aliases("redis")
+        self.redis = stack.enter_context(redis)
+        self.gateways = [self.start_gateway() for _ in range(gateways)]
+        for gateway in self.gateways:
+            eventually_sync(lambda g=gateway: g.is_up(), 20, message="a gateway answers")
+
+    def start_gateway(self, secret: str = SECRET) -> Gateway:
+        """One more gateway; it may not answer yet."""
+        container = DockerContainer(self._gateway_image).with_network(self.network).with_exposed_ports(8000)
+        container.with_envs(
+            MESHCACHE_URL="redis://redis:6379/0", MESHCACHE_NAMESPACE=NAMESPACE, MESHCACHE_SECRET=secret
+        )
+        return Gateway(self._stack.enter_context(container.with_kwargs(init=True)))
+
+    def cut_redis_off(self) -> None:
+        """Take Redis off the network.  It lives on and keeps its data; what is sent to it vanishes."""
+        self.network._unwrap_network.disconnect(self.redis.get_container_id())
+
+    def connect_redis(self) -> None:
+        self.network.connect(self.redis.get_container_id(), ["redis"])
+
+    def redis_cli(self, *command: str) -> str:
+        result = self.redis.exec(["redis-cli", "--raw", *command])
+        assert result.exit_code == 0, result.output
+        return result.output.decode().strip()
+
+    def wait_for_mode(self, mode: str, timeout: float) -> None:
+        for gateway in self.gateways:
+            eventually_sync(lambda g=gateway: g.mode() == mode, timeout, message=f"a gateway in mode {mode}")
+
+    def wait_for_peers(self, count: int, timeout: float) -> None:
+        for gateway in self.gateways:
+            eventually_sync(
+                lambda g=gateway: len(g.status()["peers"]) == count, timeout, message=f"a gateway with {count} peers"
+            )
