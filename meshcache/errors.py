@@ -50,7 +50,7 @@ class ClosedError(MeshCacheError, RuntimeError):
     """The cache is not open: it was not entered with ``async with``, or it has been closed.  Nothing was changed."""
 
 
-class Unavailable(Exception):
+class Unavailable(Exception):  # noqa: N818 - a condition that the package handles, not an error it reports
     """Redis could not answer: an outage, seen by one call.  Internal: the memory tier answers instead.
 
     Attributes:

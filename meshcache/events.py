@@ -6,20 +6,17 @@ Only frozen records live here, so that every layer may name them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 __all__ = ["Event", "Mode", "ModeChanged", "Peer", "PeerJoined", "PeerLeft"]
 
 
-class Mode(str, Enum):
+class Mode(StrEnum):
     """Which tier answers.  A string enum: ``str(Mode.REDIS) == "redis"``."""
 
     REDIS = "redis"
     MEMORY = "memory"
     RECOVERING = "recovering"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True, slots=True)

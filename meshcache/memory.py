@@ -1,0 +1,190 @@
+"""The memory tier: what answers in an outage.  It is the store, the journal of what Redis does not know yet, and a way to tell the mesh.
+
+No I/O and no clock: ``now`` and the hybrid clock are handed in, and so is the function that publishes a write.  No call
+here waits for anything, so each is atomic for the other tasks of the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from math import inf
+
+from .glob import matcher
+from .journal import Journal
+from .stamp import HybridClock, Kind, Op
+from .store import Store
+from .tier import NO_EXPIRY, NO_KEY
+
+__all__ = ["MemoryTier"]
+
+
+class MemoryTier:
+    """A :class:`~meshcache.tier.Tier` that never fails.  Every write is stamped, journalled and published.
+
+    Args:
+        store: the entries.
+        journal: the dirty keys, or None when there is no Redis that could ever learn of them.
+        clock: makes the stamps, and refuses those of clocks too far ahead.
+        now: this instance's monotonic clock, in seconds.
+        publish: told of each own write.
+
+    Attributes:
+        refused_stamps: how many foreign writes were refused because their clock is too far ahead.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal | None,
+        clock: HybridClock,
+        now: Callable[[], float],
+        publish: Callable[[Op], None],
+    ) -> None:
+        self.store = store
+        self.journal = journal
+        self.refused_stamps = 0
+        self._clock = clock
+        self._now = now
+        self._publish = publish
+
+    # -- the face of a tier
+
+    @property
+    def hits(self) -> int:
+        """Reads that found a value."""
+        return self.store.hits
+
+    @property
+    def misses(self) -> int:
+        """Reads that found none."""
+        return self.store.misses
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, or None for a miss."""
+        return self.store.get(key, self._now())
+
+    async def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """The keys found, with their values."""
+        now, get = self._now(), self.store.get
+        return {key: value for key in keys if (value := get(key, now)) is not None}
+
+    async def set(self, key: str, value: bytes, ttl_ms: int | None, *, nx: bool = False, xx: bool = False) -> bool:
+        """True if written.  ``nx`` and ``xx`` are decided by what this instance holds."""
+        now = self._now()
+        if (nx or xx) and (self._value(key, now) is not None) == nx:
+            return False
+        self._write(Op(Kind.SET, key, self._clock.tick(), value, _deadline(ttl_ms, now)), now)
+        return True
+
+    async def set_many(self, values: Mapping[str, bytes], ttl_ms: int | None) -> None:
+        """Write all of them."""
+        for key, value in values.items():
+            await self.set(key, value, ttl_ms)
+
+    async def delete(self, keys: Sequence[str]) -> int:
+        """How many this instance held.  Those it does not hold are deleted as well: Redis or a peer may have them."""
+        now = self._now()
+        existed = 0
+        for key in keys:
+            existed += self._value(key, now) is not None
+            self._write(Op(Kind.DELETE, key, self._clock.tick()), now)
+        return existed
+
+    async def exists(self, keys: Sequence[str]) -> int:
+        """How many of them this instance holds."""
+        now = self._now()
+        return sum(self._value(key, now) is not None for key in keys)
+
+    async def ttl_ms(self, key: str) -> int:
+        """What remains, or ``NO_EXPIRY``, or ``NO_KEY``."""
+        now = self._now()
+        entry = self.store.peek(key, now)
+        if entry is None or entry.value is None:
+            return NO_KEY
+        return NO_EXPIRY if entry.expires_at == inf else max(1, round((entry.expires_at - now) * 1000))
+
+    async def expire(self, key: str, ttl_ms: int | None) -> bool:
+        """A new time to live: a write of the same value.  False if this instance does not hold the key."""
+        now = self._now()
+        value = self._value(key, now)
+        if value is None:
+            return False
+        self._write(Op(Kind.SET, key, self._clock.tick(), value, _deadline(ttl_ms, now)), now)
+        return True
+
+    async def scan(self, pattern: str) -> AsyncIterator[str]:
+        """The keys that this instance holds."""
+        for key in list(self.store.keys(pattern, self._now())):
+            yield key
+
+    async def delete_match(self, pattern: str) -> int:
+        """Delete what matches, here, at the peers, and in Redis at recovery; how many this instance held."""
+        now = self._now()
+        count = sum(1 for _ in self.store.keys(pattern, now))
+        self._write(Op(Kind.SWEEP, pattern, self._clock.tick()), now)
+        return count
+
+    # -- what the mesh brings
+
+    def apply(self, ops: Iterable[Op]) -> None:
+        """Take in the writes of peers: of two writes of one key the newer stamp wins, whichever came first."""
+        now = self._now()
+        for op in ops:
+            if not self._clock.observe(op.stamp):
+                self.refused_stamps += 1
+            elif self.store.apply(op, now):
+                self._mark(op)
+
+    # -- what recovery asks
+
+    def is_dirty(self, key: str) -> bool:
+        """Whether Redis may still hold something older for this key than this instance does."""
+        journal = self.journal
+        return bool(journal) and journal is not None and (
+            key in journal or any(matcher(pattern)(key) for pattern in journal.sweeps)
+        )
+
+    def dirty(self, limit: int) -> list[Op]:
+        """What the oldest ``limit`` dirty keys are now.  A value that memory had to give up becomes an invalidation."""
+        if self.journal is None:
+            return []
+        now = self._now()
+        ops = []
+        for key, stamp in self.journal.keys(limit):
+            entry = self.store.peek(key, now)
+            if entry is None or entry.stamp != stamp:
+                ops.append(Op(Kind.INVALIDATE, key, stamp))
+            elif entry.value is None:
+                ops.append(Op(entry.kind, key, stamp))
+            else:
+                ops.append(Op(Kind.SET, key, stamp, entry.value, entry.expires_at))
+        return ops
+
+    def cleaned(self, ops: Iterable[Op]) -> None:
+        """Redis has these; a key written again meanwhile stays dirty."""
+        if self.journal is not None:
+            for op in ops:
+                self.journal.done(op.key, op.stamp)
+
+    # -- inside
+
+    def _value(self, key: str, now: float) -> bytes | None:
+        entry = self.store.peek(key, now)
+        return None if entry is None else entry.value
+
+    def _write(self, op: Op, now: float) -> None:
+        self.store.apply(op, now)
+        self._mark(op)
+        self._publish(op)
+
+    def _mark(self, op: Op) -> None:
+        if self.journal is None:
+            return
+        if op.kind is Kind.SWEEP:
+            self.journal.sweep(op.key, op.stamp)
+        else:
+            self.journal.mark(op.key, op.stamp)
+
+
+def _deadline(ttl_ms: int | None, now: float) -> float:
+    return inf if ttl_ms is None else now + ttl_ms / 1000
