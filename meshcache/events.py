@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Event", "Mode", "ModeChanged", "Peer", "PeerJoined", "PeerLeft"]
+__all__ = ["Event", "Mode", "ModeChanged", "Peer", "PeerJoined", "PeerLeft", "PeerModeChanged"]
 
 
 class Mode(StrEnum):
@@ -73,4 +73,17 @@ class PeerLeft:
     reason: str
 
 
-Event = ModeChanged | PeerJoined | PeerLeft
+@dataclass(frozen=True, slots=True)
+class PeerModeChanged:
+    """Another tier answers at a peer than before.
+
+    Attributes:
+        peer: the peer as it is known now.
+        old: the mode it had before.
+    """
+
+    peer: Peer
+    old: Mode
+
+
+Event = ModeChanged | PeerJoined | PeerLeft | PeerModeChanged
