@@ -7,11 +7,10 @@ here waits for anything, so each is atomic for the other tasks of the event loop
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from math import inf
+from math import ceil, inf
 
-from .glob import matcher
 from .journal import Journal
-from .stamp import HybridClock, Kind, Op
+from .stamp import HybridClock, Kind, Op, Stamp
 from .store import Store
 from .tier import NO_EXPIRY, NO_KEY
 
@@ -101,7 +100,7 @@ class MemoryTier:
         entry = self.store.peek(key, now)
         if entry is None or entry.value is None:
             return NO_KEY
-        return NO_EXPIRY if entry.expires_at == inf else max(1, round((entry.expires_at - now) * 1000))
+        return NO_EXPIRY if entry.expires_at == inf else max(1, ceil((entry.expires_at - now) * 1000))
 
     async def expire(self, key: str, ttl_ms: int | None) -> bool:
         """A new time to live: a write of the same value.  False if this instance does not hold the key."""
@@ -132,33 +131,28 @@ class MemoryTier:
         for op in ops:
             if not self._clock.observe(op.stamp):
                 self.refused_stamps += 1
-            elif self.store.apply(op, now):
+            elif not self._is_outdated(op) and self.store.apply(op, now):
                 self._mark(op)
 
     # -- what recovery asks
 
     def is_dirty(self, key: str) -> bool:
-        """Whether Redis may still hold something older for this key than this instance does."""
-        journal = self.journal
-        return bool(journal) and journal is not None and (
-            key in journal or any(matcher(pattern)(key) for pattern in journal.sweeps)
-        )
+        """Whether Redis may still hold something older for this key than this instance knows."""
+        return bool(self.journal) and self.journal.is_dirty(key)  # type: ignore[union-attr]
+
+    def learn_sweeps(self, sweeps: Mapping[str, Stamp]) -> None:
+        """Patterns that other instances deleted in Redis: what is older here is not to be brought back."""
+        now = self._now()
+        for pattern, stamp in sweeps.items():
+            if self._clock.observe(stamp):
+                self.store.apply(Op(Kind.SWEEP, pattern, stamp), now)
 
     def dirty(self, limit: int) -> list[Op]:
-        """What the oldest ``limit`` dirty keys are now.  A value that memory had to give up becomes an invalidation."""
+        """What the oldest ``limit`` dirty keys are now.  A value that memory no longer has becomes an invalidation."""
         if self.journal is None:
             return []
         now = self._now()
-        ops = []
-        for key, stamp in self.journal.keys(limit):
-            entry = self.store.peek(key, now)
-            if entry is None or entry.stamp != stamp:
-                ops.append(Op(Kind.INVALIDATE, key, stamp))
-            elif entry.value is None:
-                ops.append(Op(entry.kind, key, stamp))
-            else:
-                ops.append(Op(Kind.SET, key, stamp, entry.value, entry.expires_at))
-        return ops
+        return [self._newest(key, stamp, now) for key, stamp in self.journal.oldest(limit)]
 
     def cleaned(self, ops: Iterable[Op]) -> None:
         """Redis has these; a key written again meanwhile stays dirty."""
@@ -166,11 +160,28 @@ class MemoryTier:
             for op in ops:
                 self.journal.done(op.key, op.stamp)
 
+    def forget(self) -> None:
+        """Redis answers again and knows everything: what memory holds would grow old unnoticed."""
+        self.store.clear()
+
     # -- inside
 
     def _value(self, key: str, now: float) -> bytes | None:
         entry = self.store.peek(key, now)
         return None if entry is None else entry.value
+
+    def _newest(self, key: str, stamp: Stamp, now: float) -> Op:
+        entry = self.store.peek(key, now)
+        if entry is None or entry.stamp != stamp:
+            return Op(Kind.INVALIDATE, key, stamp)
+        if entry.value is None:
+            return Op(Kind.DELETE if entry.kind is Kind.DELETE else Kind.INVALIDATE, key, stamp)
+        return Op(Kind.SET, key, stamp, entry.value, entry.expires_at)
+
+    def _is_outdated(self, op: Op) -> bool:
+        """Whether the journal knows a newer write, whose value the store may have given up."""
+        known = None if self.journal is None else self.journal.stamp(op.key)
+        return known is not None and known > op.stamp and op.kind is not Kind.SWEEP
 
     def _write(self, op: Op, now: float) -> None:
         self.store.apply(op, now)
@@ -181,7 +192,7 @@ class MemoryTier:
         if self.journal is None:
             return
         if op.kind is Kind.SWEEP:
-            self.journal.sweep(op.key, op.stamp)
+            self.journal.mark_sweep(op.key, op.stamp)
         else:
             self.journal.mark(op.key, op.stamp)
 

@@ -61,12 +61,19 @@ class ModeMachine:
         now: the moment of the start.
         failure_threshold: how many calls in a row must time out before that is an outage.
         pace: the timing of probes.
+
+    Attributes:
+        mode: which tier answers.
+        since: the moment of the last change.
+        outages: how often Redis was lost.
+        last_cause: why a call or probe failed last, in one line.
     """
 
     def __init__(self, now: float, *, failure_threshold: int = 3, pace: Pace | None = None) -> None:
         self.mode = Mode.MEMORY
         self.since = now
         self.outages = 0
+        self.last_cause = ""
         self._pace = pace or Pace()
         self._failure_threshold = failure_threshold
         self._timeouts = 0
@@ -80,11 +87,13 @@ class ModeMachine:
 
     def failed(self, cause: str, now: float) -> ModeChanged | None:
         """Redis refused, broke off, or said that it cannot serve."""
+        self.last_cause = cause
         return self._take(Signal.OUTAGE, cause, now)
 
     def timed_out(self, cause: str, now: float, *, others_in_flight: int) -> ModeChanged | None:
         """One call waited too long.  It is an outage if that happens in a row, or if nothing younger is under way that
         could still prove the contrary."""
+        self.last_cause = cause
         self._timeouts += 1
         if self._timeouts >= self._failure_threshold or not others_in_flight:
             return self._take(Signal.OUTAGE, cause, now)

@@ -8,12 +8,15 @@ So the tree of our tasks hangs on one task of its own.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Awaitable, Callable
 
 import anyio
 
 __all__ = ["Background", "on_trio"]
+
+logger = logging.getLogger("meshcache")
 
 
 def on_trio() -> bool:
@@ -23,7 +26,7 @@ def on_trio() -> bool:
 
 
 class Background:
-    """Runs one async function until it ends or is stopped.  It must not raise: nobody would hear it."""
+    """Runs one async function until it ends or is stopped.  If it fails, that is logged: a defect of ours, not an outage."""
 
     def __init__(self, main: Callable[[], Awaitable[None]]) -> None:
         self._main = main
@@ -51,5 +54,7 @@ class Background:
         try:
             with self._scope:
                 await self._main()
+        except Exception:
+            logger.exception("the background of a cache has failed: it no longer probes Redis nor hears its peers")
         finally:
             self._ended.set()

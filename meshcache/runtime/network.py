@@ -1,6 +1,6 @@
 """The shell around the mesh protocol: one socket, one timer, and the sources of addresses.
 
-It moves datagrams and events, and decides nothing.  All that is done after anything happened is in one method, ``_pump``.
+It moves datagrams and events, and decides nothing.  What has to be done after anything happened is in one method, ``_pump``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from math import inf
 import anyio
 import anyio.lowlevel
 
-from ..discovery import Announcement, Discovery
+from ..discovery.base import Announcement, Discovery
 from ..events import Mode
-from ..mesh import MeshEvent, Node
+from ..mesh.node import MeshEvent, Node
 from ..stamp import Op
 from ..udp import UdpSocket
 
@@ -30,7 +30,7 @@ class Network:
 
     Args:
         node: the protocol.
-        socket: bound already.
+        socket: bound already; closed by :meth:`run` when that ends.
         sources: where candidate addresses come from.
         announcement: what the sources may tell others of this instance.
         now: the monotonic clock, in seconds.
@@ -52,26 +52,18 @@ class Network:
         self._announcement = announcement
         self._now = now
         self._on_event = on_event
-        self._wake = anyio.Event()
+        self._woken = anyio.Event()
 
     def publish(self, op: Op) -> None:
         """Tell all peers of a write; those of one turn of the event loop share datagrams."""
         self.node.publish(op, self._now())
-        self._wake.set()
+        self._woken.set()
 
     def announce(self, mode: Mode) -> None:
-        """Tell all peers of a new mode."""
+        """Tell all peers of a new mode, now."""
         self.node.set_mode(mode, self._now())
-        self._wake.set()
-
-    def found(self, host: str, port: int) -> None:
-        """A source found an address that may be a peer's."""
-        self.node.add_candidate((host, port), self._now())
-        self._wake.set()
-
-    def wake(self) -> None:
-        """Something else was changed at the node: look at it."""
-        self._wake.set()
+        self._send()
+        self._woken.set()
 
     async def run(self) -> None:
         """Until cancelled; says goodbye to the peers then."""
@@ -83,7 +75,7 @@ class Network:
                 await self._drive()
         finally:
             self.node.close(self._now())
-            self._socket.send(self.node.datagrams_to_send(self._now()))
+            self._send()
             self._socket.close()
 
     async def _receive(self) -> None:
@@ -93,33 +85,38 @@ class Network:
             for data, sender in datagrams:
                 self.node.receive_datagram(data, sender, now)
             self._pump()
-            self._wake.set()  # the next deadline may have moved
+            self._woken.set()  # the next deadline may have moved
             await anyio.lowlevel.checkpoint()
 
     async def _drive(self) -> None:
         while True:
             deadline = self.node.next_timer()
             # Passed on as a distance: the event loop's clock is not ours.
-            distance = inf if deadline is None else max(0.0, deadline - self._now())
-            with anyio.move_on_after(distance):
-                await self._wake.wait()
-            self._wake = anyio.Event()
-            if deadline is not None and deadline <= self._now():
-                self.node.handle_timer(self._now())
+            with anyio.move_on_after(inf if deadline is None else max(0.0, deadline - self._now())):
+                await self._woken.wait()
+            self._woken = anyio.Event()
+            self.node.handle_timer(self._now())
             self._pump()
 
     def _pump(self) -> None:
-        self._socket.send(self.node.datagrams_to_send(self._now()))
+        self._send()
         while (event := self.node.next_event()) is not None:
             self._on_event(event)
+
+    def _send(self) -> None:
+        self._socket.send(self.node.datagrams_to_send(self._now()))
+
+    def _found(self, host: str, port: int) -> None:
+        self.node.add_candidate((host, port), self._now())
+        self._woken.set()
 
     async def _discover(self, source: Discovery) -> None:
         warned = False
         while True:
             try:
-                await source.run(self._announcement, self.found)
+                await source.run(self._announcement, self._found)
             except Exception as error:  # noqa: BLE001 - a source may be anybody's code; the others go on
                 if not warned:
-                    logger.warning("discovery by %s does not work now, it is tried again: %s", source.name, error)
+                    logger.warning("discovery by %s does not work now; it is tried again: %s", source.name, error)
                 warned = True
             await anyio.sleep(_DISCOVERY_PAUSE)

@@ -1,0 +1,396 @@
+"""The public face: checks what a caller passes, encodes it, and asks the tier that the mode names.
+
+The way of a call is here and short; sockets, tasks and timers are in ``runtime``.  There is one place where a call leaves
+Redis for memory: :meth:`MeshCache._answer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from math import ceil
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+
+import anyio
+
+from .arguments import check_key, check_keys, check_pattern, ttl_to_ms
+from .discovery.sources import make_sources
+from .errors import ClosedError, CodecError, ConfigError, Unavailable
+from .events import Event, Mode, Peer
+from .glob import MATCH_ALL
+from .options import DEFAULT_URL, OptionArguments, Options
+from .redis.url import check_url, redact
+from .tier import NO_EXPIRY, NO_KEY, Tier
+
+if TYPE_CHECKING:
+    from .redis.tier import RedisTier
+    from .runtime.runtime import Runtime
+
+__all__ = ["MeshCache"]
+
+T = TypeVar("T")
+
+
+class MeshCache:
+    """A cache in Redis that outlives its Redis.
+
+    It answers from Redis while Redis answers, and from memory otherwise; the instances of one ``namespace`` tell each
+    other what they write in an outage, and Redis gets it afterwards.  A caller never sees an outage: only a value or a
+    miss.  Use it as ``async with MeshCache(...) as cache``, on asyncio or trio; one event loop a cache.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``; None for no Redis at all, only memory and mesh.
+        options: see :class:`~meshcache.options.Options`.
+
+    Raises:
+        ConfigError: the URL or an option is wrong; nothing was started.
+    """
+
+    def __init__(self, url: str | None = DEFAULT_URL, **options: Unpack[OptionArguments]) -> None:
+        if url is not None and not isinstance(url, str):
+            raise ConfigError("url", f"it must be a str or None, not {type(url).__name__}")
+        self._url = None if url is None else check_url(url)
+        self._options = Options.of(options)
+        self._sources = make_sources(self._options.discovery, self._options.interfaces)
+        self._codec = self._options.make_codec()
+        default_ttl = self._options.default_ttl
+        self._default_ttl_ms = None if default_ttl is None else ttl_to_ms(default_ttl)
+        self._runtime: Runtime | None = None
+        self._closed = False
+
+    @classmethod
+    def from_env(cls, **overrides: Any) -> Self:
+        """A cache by the environment: ``MESHCACHE_URL``, ``MESHCACHE_NAMESPACE`` and so on, one variable an option.
+
+        Args:
+            overrides: arguments of ``MeshCache`` that win over the environment.
+
+        Raises:
+            ConfigError: a variable or an argument is wrong.
+        """
+        return cls(**{**Options.environment(), **overrides})
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "not open" if self._runtime is None else str(self._runtime.mode)
+        where = "no Redis" if self._url is None else redact(self._url)
+        return f"<MeshCache {self._options.namespace!r} at {where}: {state}>"
+
+    # -- opening and closing
+
+    async def __aenter__(self) -> Self:
+        """Start.  Returns within ``op_timeout`` and a little, whether Redis is there or not.
+
+        Raises:
+            ClosedError: it was open before; make a new one.
+            ConfigError: an interface or the port cannot be used.
+        """
+        if self._closed or self._runtime is not None:
+            raise ClosedError("this cache has been closed or is open already; make a new MeshCache")
+        from .runtime.runtime import Runtime  # imports redis-py: not a cost of `import meshcache`
+
+        self._runtime = Runtime(self._url, self._options, self._sources)
+        try:
+            await self._runtime.start()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Say goodbye to the peers and let go of every connection.  Calls under way are answered; closing twice is fine."""
+        runtime, self._runtime = self._runtime, None
+        self._closed = True
+        if runtime is not None:
+            await runtime.stop()
+
+    # -- one key
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, or ``default`` for a miss.
+
+        Raises:
+            TypeError, ValueError: the key is wrong.
+            CodecError: what is stored was not written by this codec.
+            RedisCommandError: Redis refuses it for good (``WRONGTYPE``, no permission).
+            ClosedError: the cache is not open.
+        """
+        key = check_key(key)
+        data = await self._answer(lambda tier: tier.get(key), key)
+        return default if data is None else self._decode(data)
+
+    async def set(
+        self, key: str, value: Any, *, ttl: float | timedelta | None = None, nx: bool = False, xx: bool = False
+    ) -> bool:
+        """Write a value.
+
+        Args:
+            key: 1 to 1 024 bytes as UTF-8.
+            value: what the codec takes.
+            ttl: time to live in seconds, above 0; None for ``default_ttl``; ``math.inf`` for ever.
+            nx: only if the key does not exist.  In an outage this instance decides by what it holds: not a lock.
+            xx: only if the key exists; the same holds.
+
+        Returns:
+            True if written; False if ``nx`` or ``xx`` forbade it.
+
+        Raises:
+            TypeError, ValueError: the key or ttl is wrong, or both ``nx`` and ``xx`` are given.
+            CodecError: the codec does not take the value.
+            RedisCommandError: Redis refuses it for good.
+            ClosedError: the cache is not open.
+        """
+        key, data, ttl_ms = check_key(key), self._encode(value), self._ttl_ms(ttl)
+        if nx and xx:
+            raise ValueError("nx and xx exclude each other: give one of them")
+        return await self._answer(lambda tier: tier.set(key, data, ttl_ms, nx=nx, xx=xx), key)
+
+    async def setex(self, key: str, ttl: float | timedelta, value: Any) -> bool:
+        """Write a value with a time to live, in the order of arguments that Redis has.  As :meth:`set`."""
+        ttl_to_ms(ttl)
+        return await self.set(key, value, ttl=ttl)
+
+    async def delete(self, *keys: str) -> int:
+        """Delete keys; how many existed.  Raises as :meth:`get`, but never ``CodecError``."""
+        return await self.delete_many(keys)
+
+    async def exists(self, *keys: str) -> int:
+        """How many of the keys exist; one named twice counts twice.  Raises as :meth:`delete`."""
+        clean, dirty = self._split(check_keys(keys))
+        count = await self._answer(lambda tier: tier.exists(clean)) if clean else 0
+        return count + (await self._memory.exists(dirty) if dirty else 0)
+
+    async def ttl(self, key: str) -> int:
+        """What remains of a key's time to live, in whole seconds, rounded up; -1 for ever, -2 if there is no such key.
+
+        Raises as :meth:`delete`.
+        """
+        key = check_key(key)
+        remaining = await self._answer(lambda tier: tier.ttl_ms(key), key)
+        return remaining if remaining in (NO_EXPIRY, NO_KEY) else ceil(remaining / 1000)
+
+    async def expire(self, key: str, ttl: float | timedelta) -> bool:
+        """Give a key a new time to live, in seconds; ``math.inf`` for ever.  False if there is no such key.
+
+        Raises as :meth:`delete`, and TypeError or ValueError for a wrong ttl.
+        """
+        key, ttl_ms = check_key(key), ttl_to_ms(ttl)
+        return await self._answer(lambda tier: tier.expire(key, ttl_ms), key)
+
+    # -- many keys
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The keys found, with their values, in the order asked.  Raises as :meth:`get`."""
+        asked = check_keys(keys)
+        clean, dirty = self._split(asked)
+        found = await self._answer(lambda tier: tier.get_many(clean)) if clean else {}
+        if dirty:
+            found |= await self._memory.get_many(dirty)
+        return {key: self._decode(found[key]) for key in asked if key in found}
+
+    async def set_many(self, values: Mapping[str, Any], ttl: float | timedelta | None = None) -> None:
+        """Write many values with one time to live.  All are checked and encoded before the first is written.
+
+        Raises as :meth:`set`.
+        """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"values must be a mapping of keys to values, not {type(values).__name__}")
+        ttl_ms = self._ttl_ms(ttl)
+        encoded = {check_key(key): self._encode(value) for key, value in values.items()}
+        clean, dirty = self._split(list(encoded))
+        if clean:
+            part = encoded if not dirty else {key: encoded[key] for key in clean}
+            await self._answer(lambda tier: tier.set_many(part, ttl_ms))
+        if dirty:
+            await self._memory.set_many({key: encoded[key] for key in dirty}, ttl_ms)
+
+    async def delete_many(self, keys: Iterable[str]) -> int:
+        """Delete keys; how many existed.  Raises as :meth:`delete`."""
+        clean, dirty = self._split(check_keys(keys))
+        count = await self._answer(lambda tier: tier.delete(clean)) if clean else 0
+        return count + (await self._memory.delete(dirty) if dirty else 0)
+
+    # -- patterns
+
+    async def scan(self, pattern: str = MATCH_ALL) -> AsyncIterator[str]:
+        """Iterate over the keys that match Redis' glob pattern, each once, without the namespace.
+
+        A key that comes or goes meanwhile may or may not be among them.  In an outage: the keys that this instance holds.
+        Raises as :meth:`delete`.
+        """
+        pattern = check_pattern(pattern)
+        runtime = self._open()
+        seen: set[str] = set()
+        redis = self._redis_now()
+        if redis is not None:
+            try:
+                async for key in redis.scan(pattern):
+                    if key not in seen and not runtime.memory.is_dirty(key):
+                        seen.add(key)
+                        yield key
+            except Unavailable as outage:
+                runtime.lost(outage)
+        async for key in runtime.memory.scan(pattern):
+            if key not in seen:
+                yield key
+
+    async def keys(self, pattern: str = MATCH_ALL) -> list[str]:
+        """The keys that match, as :meth:`scan` gives them."""
+        return [key async for key in self.scan(pattern)]
+
+    async def delete_match(self, pattern: str) -> int:
+        """Delete every key that matches Redis' glob pattern; how many existed.  Raises as :meth:`delete`."""
+        pattern = check_pattern(pattern)
+        # With a write in doubt the order of the two would be open in Redis; a stamped sweep settles it.
+        in_doubt = bool(self._open().memory.journal)
+        return await self._answer(lambda tier: tier.delete_match(pattern), in_doubt=in_doubt)
+
+    async def clear(self) -> int:
+        """Delete every key of the namespace, and no other; how many existed.  Raises as :meth:`delete`."""
+        return await self.delete_match(MATCH_ALL)
+
+    # -- what it tells about itself
+
+    @property
+    def mode(self) -> Mode:
+        """Which tier answers now.  ``Mode.MEMORY`` for a cache that is not open."""
+        return Mode.MEMORY if self._runtime is None else self._runtime.mode
+
+    @property
+    def is_available(self) -> bool:
+        """Whether Redis answers.  The cache itself answers either way."""
+        return self.mode is Mode.REDIS
+
+    @property
+    def node_id(self) -> str:
+        """This instance in the mesh: 16 hexadecimal digits, new at every start.  Raises ``ClosedError``."""
+        return f"{self._open().node_id:016x}"
+
+    @property
+    def peers(self) -> list[Peer]:
+        """The other instances of the namespace that this one hears."""
+        return [] if self._runtime is None else self._runtime.peers
+
+    async def wait_for_peers(self, count: int, timeout: float = 5.0) -> list[Peer]:
+        """Wait until there are ``count`` peers.
+
+        Returns:
+            The peers.
+
+        Raises:
+            TimeoutError: there are fewer after ``timeout`` seconds.
+            ClosedError: the cache is not open, or was closed meanwhile.
+        """
+        runtime = self._open()
+        try:
+            with anyio.fail_after(timeout):
+                await runtime.wait_for_peers(count)
+        except TimeoutError:
+            raise TimeoutError(f"{len(self.peers)} of {count} peers after {timeout:g} s") from None
+        except StopAsyncIteration:
+            raise ClosedError("the cache was closed while it waited for peers") from None
+        return self.peers
+
+    def events(self) -> AsyncIterator[Event]:
+        """Iterate over what happens from now on: changes of mode, peers that come and go.  Ends when the cache closes.
+
+        An iterator that is not read for 1 000 events loses the oldest.  Raises ``ClosedError`` if the cache is not open.
+        """
+        return self._open().events()
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and state, as JSON takes them; ``docs/operations.md`` explains each.  Raises ``ClosedError``."""
+        return self._open().stats()
+
+    async def ping(self) -> bool:
+        """Whether Redis answers, asked now; in an outage False at once, without asking.  Raises ``ClosedError``."""
+        runtime, redis = self._open(), self._redis_now()
+        if redis is None:
+            return False
+        try:
+            await redis.ping()
+        except Unavailable as outage:
+            runtime.lost(outage)
+            return False
+        return True
+
+    async def info(self, section: str | None = None) -> dict[str, Any]:
+        """What Redis' ``INFO`` says, of one section or of all; in an outage ``{}`` at once.
+
+        Raises:
+            RedisCommandError: it is not permitted.
+            ClosedError: the cache is not open.
+        """
+        runtime, redis = self._open(), self._redis_now()
+        if redis is None:
+            return {}
+        try:
+            return await redis.info(section)
+        except Unavailable as outage:
+            runtime.lost(outage)
+            return {}
+
+    # -- the way of a call
+
+    async def _answer(
+        self, call: Callable[[Tier], Awaitable[T]], key: str | None = None, *, in_doubt: bool = False
+    ) -> T:
+        """Ask Redis if it answers, and memory if not, or if Redis may hold something older for this key than memory."""
+        runtime = self._open()
+        redis = self._redis_now()
+        if redis is not None and not in_doubt and (key is None or not runtime.memory.is_dirty(key)):
+            try:
+                answer = await call(redis)
+            except Unavailable as outage:
+                runtime.lost(outage)
+            else:
+                runtime.answered()
+                return answer
+        return await call(runtime.memory)
+
+    def _split(self, keys: list[str]) -> tuple[list[str], list[str]]:
+        """Those that the tier of the mode may answer, and those that memory must: Redis may hold something older for them."""
+        memory = self._open().memory
+        if not memory.journal or self._redis_now() is None:
+            return keys, []
+        dirty = [key for key in keys if memory.is_dirty(key)]
+        return [key for key in keys if not memory.is_dirty(key)] if dirty else keys, dirty
+
+    def _redis_now(self) -> RedisTier | None:
+        runtime = self._open()
+        return runtime.redis if runtime.mode is Mode.REDIS else None
+
+    @property
+    def _memory(self) -> Tier:
+        return self._open().memory
+
+    def _open(self) -> Runtime:
+        if self._runtime is None:
+            raise ClosedError("the cache is closed" if self._closed else "open the cache first: async with MeshCache(...)")
+        return self._runtime
+
+    # -- values
+
+    def _ttl_ms(self, ttl: float | timedelta | None) -> int | None:
+        return self._default_ttl_ms if ttl is None else ttl_to_ms(ttl)
+
+    def _encode(self, value: Any) -> bytes:
+        try:
+            return self._codec.encode(value)
+        except CodecError:
+            raise
+        except Exception as error:  # a codec of the user's own
+            raise CodecError(f"codec {self._codec.name!r} cannot encode this {type(value).__name__}: {error}") from error
+
+    def _decode(self, data: bytes) -> Any:
+        try:
+            return self._codec.decode(data)
+        except CodecError:
+            raise
+        except Exception as error:
+            raise CodecError(f"codec {self._codec.name!r} cannot decode what is stored: {type(error).__name__}") from error

@@ -1,0 +1,41 @@
+"""Turns the option ``discovery`` into sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import ConfigError
+from .base import Discovery
+from .mdns import Mdns
+from .static import Static
+
+__all__ = ["make_sources"]
+
+
+def make_sources(discovery: Sequence[Any] | None, interfaces: Sequence[str] | None) -> list[Discovery]:
+    """The sources that the option names.
+
+    Args:
+        discovery: sources, ``"mdns"`` and ``"host:port"`` texts; None means mDNS.
+        interfaces: where mDNS speaks; None means every usable one.
+
+    Raises:
+        ConfigError: an item is neither.
+    """
+    sources: list[Discovery] = []
+    addresses: list[str] = []
+    for item in ["mdns"] if discovery is None else discovery:
+        if item == "mdns":
+            sources.append(Mdns(interfaces))
+        elif isinstance(item, str):
+            addresses.append(item)
+        elif isinstance(getattr(item, "name", None), str) and callable(getattr(item, "run", None)):
+            sources.append(item)
+        else:
+            raise ConfigError(
+                "discovery", f"{item!r} is no source: use 'mdns', 'host:port', or an object with a name and run()"
+            )
+    if addresses:
+        sources.append(Static(addresses))
+    return sources

@@ -1,0 +1,83 @@
+"""What Redis does not know yet: the keys that an outage wrote or deleted, each with the stamp of its newest write.
+
+Decisions only: no I/O, no clock, no randomness, no logging.  Values are not here; the store has them, and a value that the
+store had to give up is invalidated in Redis.  So the journal stays small, and bounded: beyond ``max_dirty`` keys it
+becomes one sweep of the whole namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+
+from .glob import MATCH_ALL, matcher
+from .stamp import Stamp
+from .store import add_sweep
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """The dirty keys and patterns.  It is true while there are any.
+
+    Args:
+        max_dirty: how many keys are remembered one by one.
+
+    Attributes:
+        overflows: how often there were too many.
+    """
+
+    def __init__(self, max_dirty: int) -> None:
+        self.overflows = 0
+        self._max_dirty = max_dirty
+        self._keys: dict[str, Stamp] = {}  # in the order in which they became dirty
+        self._sweeps: dict[str, Stamp] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys) + len(self._sweeps)
+
+    @property
+    def sweeps(self) -> Mapping[str, Stamp]:
+        """The dirty patterns, each with the stamp of its newest sweep."""
+        return self._sweeps
+
+    def is_dirty(self, key: str) -> bool:
+        """Whether Redis may hold something older for this key than this instance knows."""
+        return key in self._keys or any(matcher(pattern)(key) for pattern in self._sweeps)
+
+    def stamp(self, key: str) -> Stamp | None:
+        """The stamp of the newest write of a dirty key, which the store may have given up; None if it is not dirty."""
+        return self._keys.get(key)
+
+    def mark(self, key: str, stamp: Stamp) -> None:
+        """A key was written or deleted; an older stamp than the one known changes nothing."""
+        known = self._keys.get(key)
+        if known is None and len(self._keys) >= self._max_dirty:
+            self.overflows += 1
+            self.mark_sweep(MATCH_ALL, max(stamp, *self._keys.values()))
+            self._keys.clear()
+        elif known is None or known < stamp:
+            self._keys[key] = stamp
+
+    def mark_sweep(self, pattern: str, stamp: Stamp) -> None:
+        """Every key that matches and is older was deleted."""
+        add_sweep(self._sweeps, pattern, stamp)
+
+    def oldest(self, limit: int) -> list[tuple[str, Stamp]]:
+        """The keys that have been dirty for longest."""
+        return list(islice(self._keys.items(), limit))
+
+    def done(self, key: str, stamp: Stamp) -> None:
+        """Redis knows this write; a key written again meanwhile stays dirty."""
+        if self._keys.get(key) == stamp:
+            del self._keys[key]
+
+    def sweep_done(self, pattern: str, stamp: Stamp) -> None:
+        """Redis knows this sweep."""
+        if self._sweeps.get(pattern) == stamp:
+            del self._sweeps[pattern]
+
+    def clear(self) -> None:
+        """Forget what Redis does not know."""
+        self._keys.clear()
+        self._sweeps.clear()

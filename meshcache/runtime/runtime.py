@@ -1,0 +1,306 @@
+"""One instance at work: it owns the two tiers, the mode, the mesh and the tasks, and turns what happens into log lines and events."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+from anyio import to_thread
+
+from ..discovery.base import Announcement, Discovery
+from ..errors import Unavailable
+from ..events import Event, Mode, ModeChanged, Peer, PeerJoined, PeerLeft, PeerModeChanged
+from ..journal import Journal
+from ..memory import MemoryTier
+from ..mesh.node import ForeignKey, MeshEvent, Node, OpsReceived
+from ..mesh.seal import MeshKey
+from ..modes import ModeMachine
+from ..options import Options
+from ..redis.link import open_link
+from ..redis.names import Names
+from ..redis.probe import Server, agree_on_mesh_key
+from ..redis.tier import RedisTier
+from ..redis.url import redact
+from ..stamp import HybridClock, Op
+from ..store import Store
+from ..udp import UdpSocket
+from .background import Background
+from .feed import Feed
+from .network import Network
+from .recovery import Recovery
+
+__all__ = ["Runtime"]
+
+logger = logging.getLogger("meshcache")
+
+_REPLAY_TIMEOUT = 2.0
+_TICK = 1.0
+_SLICE = 256
+
+
+class Runtime:
+    """Everything of one open cache but the way of a call.
+
+    Args:
+        url: where Redis is, checked already; None for a cache that has none.
+        options: checked already.
+        sources: where addresses of peers come from.
+
+    Attributes:
+        redis: the tier that answers in ``Mode.REDIS``; None if there is no Redis.
+        memory: the tier that answers otherwise.
+        mode: which of the two it is.
+        node_id: this instance, 64 bit.
+        server: what the last probe learned of Redis, or None.
+    """
+
+    def __init__(self, url: str | None, options: Options, sources: Sequence[Discovery]) -> None:
+        self.node_id = secrets.randbits(64)
+        self.server: Server | None = None
+        self._options = options
+        self._modes = ModeMachine(self._now(), failure_threshold=options.failure_threshold)
+        self.mode = self._modes.mode
+        self._feed = Feed()
+        self._store = Store(options.max_entries, options.max_bytes, options.tombstone_ttl)
+        self._journal = Journal(options.max_dirty) if url is not None else None
+        clock = HybridClock(self.node_id, _wall_ms, int(options.max_skew * 1000))
+        self.memory = MemoryTier(self._store, self._journal, clock, self._now, self._published)
+        self.redis: RedisTier | None = None
+        self._recovery: Recovery | None = None
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+        if url is not None:
+            self._connect(url, options)
+        self._socket = UdpSocket.open(options.interfaces, options.port)
+        self._sources = sources
+        self._keys: list[MeshKey] = []
+        self._mesh_key: bytes | None = None
+        self._mesh_ready = anyio.Event()
+        self._network: Network | None = None
+        self._background = Background(self._main)
+        self._warned: set[str] = set()
+
+    # -- the life of the instance
+
+    async def start(self) -> None:
+        """Start the tasks, and give Redis ``op_timeout`` to answer; if it does not, the cache starts in memory."""
+        self._background.start()
+        if self._recovery is not None:
+            with anyio.move_on_after(self._options.op_timeout):
+                await self._recovery.tried.wait()
+            if not self._recovery.tried.is_set():
+                self._say_cold_start(f"no answer within {self._options.op_timeout:g} s")
+        if self.mode is not Mode.REDIS and self._options.secret is None and self._mesh_key is None:
+            self._warn_once(
+                "alone",
+                "this instance has no key for its mesh and stays alone until it reaches Redis, which keeps the key: "
+                "set secret= or MESHCACHE_SECRET to find peers without Redis",
+            )
+
+    async def stop(self) -> None:
+        """Say goodbye and let go of everything."""
+        with anyio.CancelScope(shield=True):
+            await self._background.stop()
+            self._socket.close()
+            for close in self._closers:
+                await close()
+        self._feed.close()
+
+    async def _main(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            if self._recovery is not None:
+                tasks.start_soon(self._recovery.run)
+            tasks.start_soon(self._run_mesh)
+            tasks.start_soon(self._tick)
+
+    def _connect(self, url: str, options: Options) -> None:
+        names = Names(options.namespace)
+        link = open_link(url, timeout=options.op_timeout)
+        # Connections of its own: a replay never stands in the way of callers, and may take longer than one of them.
+        replay = open_link(url, timeout=max(options.op_timeout, _REPLAY_TIMEOUT), connections=2)
+        self._closers += [link.aclose, replay.aclose]
+        self._names, self._link, self._replay_link = names, link, replay
+        self._where = redact(url)
+        self.redis = RedisTier(link, names)
+        assert self._journal is not None
+        self._recovery = Recovery(
+            link=replay,
+            names=names,
+            memory=self.memory,
+            journal=self._journal,
+            modes=self._modes,
+            signals=self,
+            on_recovery=options.on_recovery,
+            fence_ttl=options.fence_ttl,
+            now=self._now,
+        )
+
+    # -- what calls and recovery say of Redis
+
+    def answered(self) -> None:
+        """Redis answered a call."""
+        self._modes.answered()
+
+    def lost(self, outage: Unavailable) -> None:
+        """Redis did not answer a call, or a probe, or a replay."""
+        now = self._now()
+        if outage.timed_out:
+            change = self._modes.timed_out(outage.cause, now, others_in_flight=self._link.in_flight)
+        else:
+            change = self._modes.failed(outage.cause, now)
+        if self.server is None:
+            self._say_cold_start(outage.cause)
+        self._changed(change)
+
+    def _say_cold_start(self, cause: str) -> None:
+        self._warn_once("start", f"starts in memory, without Redis: {cause} ({self._where})")
+
+    async def probed(self, server: Server) -> None:
+        """Redis takes writes again."""
+        self.server = server
+        self._changed(self._modes.probed(f"Redis {server.version} answers", self._now()))
+        if self._options.secret is None:
+            mine = self._mesh_key or secrets.token_bytes(32)
+            self._mesh_key = await agree_on_mesh_key(self._replay_link, self._names, mine)
+            self._use_mesh_key(MeshKey.from_bytes(self._mesh_key, self._options.namespace))
+
+    def drained(self) -> None:
+        """Redis knows every write of this instance."""
+        self._changed(self._modes.drained("Redis has what the outage wrote", self._now()))
+        self.memory.forget()
+
+    def _changed(self, change: ModeChanged | None) -> None:
+        if change is None:
+            return
+        self.mode = change.new
+        self._warned.discard("outage")
+        level = logging.WARNING if change.new is Mode.MEMORY else logging.INFO
+        logger.log(level, "%s -> %s after %.1f s: %s (%s)", change.old, change.new, change.held, change.cause, self._where)
+        if self._network is not None:
+            self._network.announce(change.new)
+        if self._recovery is not None:
+            self._recovery.wake()
+        self._feed.put(change)
+
+    # -- the mesh
+
+    @property
+    def peers(self) -> list[Peer]:
+        """The instances that proved to hold the mesh's key and were heard of late."""
+        return [] if self._network is None else self._network.node.peers
+
+    def _published(self, op: Op) -> None:
+        if self._network is not None:
+            self._network.publish(op)
+        self._became_dirty()
+
+    def _became_dirty(self) -> None:
+        if self.mode is Mode.REDIS and self._recovery is not None:
+            self._recovery.wake()  # a write in doubt, or a peer's that cannot reach Redis itself
+
+    def _use_mesh_key(self, key: MeshKey) -> None:
+        """Speak with this key; what is sealed with the one before is still understood."""
+        if self._keys and self._keys[0].key_id == key.key_id:
+            return
+        self._keys = [key, *self._keys[:1]]
+        if self._network is not None:
+            self._network.node.set_keys(self._keys)
+        self._mesh_ready.set()
+
+    async def _run_mesh(self) -> None:
+        secret = self._options.secret
+        if secret is not None:
+            self._use_mesh_key(await to_thread.run_sync(MeshKey.from_secret, secret, self._options.namespace))
+        await self._mesh_ready.wait()
+        node = Node(
+            node_id=self.node_id, keys=self._keys, random=secrets.SystemRandom(), now=self._now(), mode=self.mode
+        )
+        announcement = Announcement(self.node_id, self._options.namespace, self._socket.addresses, self._socket.port)
+        self._network = Network(node, self._socket, self._sources, announcement, self._now, self._heard)
+        await self._network.run()
+
+    def _heard(self, event: MeshEvent) -> None:
+        match event:
+            case OpsReceived():
+                self.memory.apply(event.ops)
+                self._became_dirty()
+            case ForeignKey():
+                self._warn_once(
+                    "key",
+                    f"a peer at {event.address[0]}:{event.address[1]} seals its datagrams with another key and stays "
+                    "out: is the secret (secret= or MESHCACHE_SECRET) the same everywhere?",
+                )
+            case PeerJoined() | PeerLeft() | PeerModeChanged():
+                if isinstance(event, PeerModeChanged) and event.peer.mode is not Mode.MEMORY and self._recovery:
+                    self._recovery.wake()  # a peer found Redis: so may we
+                self._feed.put(event)
+
+    # -- what is seen from outside
+
+    async def wait_for_peers(self, count: int) -> None:
+        """Return as soon as there are so many."""
+        with self._feed.subscribe() as events:
+            while len(self.peers) < count:
+                await anext(events)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What happens from now on, until the cache is closed."""
+        with self._feed.subscribe() as events:
+            async for event in events:
+                yield event
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers and words only; JSON takes it as it is."""
+        redis, memory = self.redis, self.memory
+        recovery, network = self._recovery, self._network
+        return {
+            "mode": str(self.mode),
+            "mode_seconds": self._now() - self._modes.since,
+            "outages": self._modes.outages,
+            "redis_available": self.mode is Mode.REDIS,
+            "redis_hits": redis.hits if redis else 0,
+            "redis_misses": redis.misses if redis else 0,
+            "memory_hits": memory.hits,
+            "memory_misses": memory.misses,
+            "entries": len(self._store),
+            "bytes": self._store.bytes,
+            "evictions": self._store.evictions,
+            "dirty": len(self._journal) if self._journal is not None else 0,
+            "replayed": recovery.replayed if recovery else 0,
+            "replay_refused": recovery.refused if recovery else 0,
+            "stamps_refused": memory.refused_stamps,
+            "peers": len(self.peers),
+            "send_errors": self._socket.send_errors,
+            "mesh": network.node.counters.as_dict() if network else {},
+        }
+
+    # -- housekeeping
+
+    async def _tick(self) -> None:
+        """Once a second: what expired goes, and what has lasted too long is said."""
+        while True:
+            await anyio.sleep(_TICK)
+            while self._store.expire(self._now(), _SLICE):
+                await anyio.lowlevel.checkpoint()
+            held = self._now() - self._modes.since
+            if self.redis is not None and self.mode is Mode.MEMORY and held > self._options.warn_outage_after:
+                self._warn_once("outage", f"Redis has been away for {held:.0f} s: {self._modes.last_cause} ({self._where})")
+            if self._store.bytes > self._options.warn_store_bytes:
+                self._warn_once("bytes", f"memory holds {self._store.bytes / 2**20:.0f} MiB")
+
+    def _warn_once(self, about: str, message: str) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            logger.warning(message)
+
+    @staticmethod
+    def _now() -> float:
+        return time.monotonic()
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,257 @@
+"""The memory tier's entries: bounded by count and by bytes, least recently used out first, newest stamp wins.
+
+Decisions only: no I/O, no clock, no randomness, no logging.  ``now`` is seconds of a monotonic clock and is passed in.
+
+An entry whose value is gone (deleted, invalidated, expired) stays for ``tombstone_ttl`` as a *tombstone*: its stamp
+refuses older writes that are still on their way.  A sweep (delete by pattern) is one record that does so for every key.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from math import inf
+
+from .glob import MATCH_ALL, matcher
+from .stamp import Kind, Op, Stamp
+
+__all__ = ["ENTRY_OVERHEAD_BYTES", "MAX_SWEEPS", "Entry", "Store", "add_sweep"]
+
+ENTRY_OVERHEAD_BYTES = 400
+"""What an entry costs besides its key and value: the objects, the dictionary, the list of what expires.  Measured."""
+
+MAX_SWEEPS = 64
+"""So many patterns are remembered one by one; the next makes all of them one sweep of everything."""
+
+
+class Entry:
+    """What the store knows of one key.
+
+    Attributes:
+        kind: what the newest write did.
+        stamp: the version of that write.
+        value: None in a tombstone.
+        expires_at: readable before this moment; ``-inf`` in a tombstone, ``inf`` for ever.
+        size: bytes that this entry counts for.
+    """
+
+    __slots__ = ("_due", "expires_at", "kind", "size", "stamp", "value")
+
+    def __init__(self, kind: Kind, stamp: Stamp, value: bytes | None, expires_at: float, size: int) -> None:
+        self.kind = kind
+        self.stamp = stamp
+        self.value = value
+        self.expires_at = expires_at
+        self.size = size
+        self._due: int | None = None
+
+
+class Store:
+    """A bounded map from keys to the newest write of each.
+
+    Args:
+        max_entries: how many entries, tombstones included.
+        max_bytes: how many bytes, by the sizes of :class:`Entry`.
+        tombstone_ttl: how long a tombstone or a sweep is kept, in seconds.
+
+    Attributes:
+        bytes: what the entries count for now.
+        hits: reads that found a value.
+        misses: reads that found none.
+        evictions: entries given up because the store was full.
+    """
+
+    def __init__(self, max_entries: int, max_bytes: int, tombstone_ttl: float) -> None:
+        self.bytes = 0
+        self.hits = 0
+        self.misses = 0
+        self.evictions = 0
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._tombstone_ttl = tombstone_ttl
+        self._entries: OrderedDict[str, Entry] = OrderedDict()  # the least recently used first
+        self._sweeps: dict[str, Stamp] = {}
+        self._sweeps_end = -inf
+        self._calendar = _Calendar()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def sweeps(self) -> Mapping[str, Stamp]:
+        """The patterns deleted, each with the stamp of its newest sweep."""
+        return self._sweeps
+
+    def get(self, key: str, now: float) -> bytes | None:
+        """The value, or None for a miss.  Counts, and makes the entry the most recently used one."""
+        entry = self._entries.get(key)
+        if entry is None or entry.expires_at <= now:
+            self.misses += 1
+            return None
+        self._entries.move_to_end(key)
+        self.hits += 1
+        return entry.value
+
+    def peek(self, key: str, now: float) -> Entry | None:
+        """The entry, a tombstone too, without a trace: nothing is counted or moved.  ``value`` is None once it expired."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.expires_at <= now and entry.value is not None:
+            self._bury(key, entry, entry.expires_at)
+        return entry
+
+    def keys(self, pattern: str, now: float) -> Iterator[str]:
+        """The keys that have a value and match.  The store must not change meanwhile."""
+        matches = matcher(pattern)
+        for key, entry in self._entries.items():
+            if entry.expires_at > now and matches(key):
+                yield key
+
+    def apply(self, op: Op, now: float) -> bool:
+        """Take in a write.
+
+        Returns:
+            False if the store knows a newer write of the key, or this very one: nothing has changed.
+        """
+        if op.kind is Kind.SWEEP:
+            return self._sweep(op, now)
+        entry = self._entries.get(op.key)
+        if entry is not None and (entry.stamp, entry.kind) >= (op.stamp, op.kind):
+            return False
+        if self._sweeps and self._is_swept(op.key, op.stamp):
+            return False
+        self._put(op, now)
+        return True
+
+    def expire(self, now: float, limit: int) -> bool:
+        """Turn what expired into tombstones and forget old tombstones, ``limit`` keys at most.
+
+        Returns:
+            Whether there may be more to do.
+        """
+        if self._sweeps and self._sweeps_end <= now:
+            self._sweeps.clear()
+        due = self._calendar.due(now, limit)
+        for key in due:
+            entry = self._entries[key]
+            entry._due = None
+            if entry.value is None:
+                self._drop(key, entry)
+            else:
+                self._bury(key, entry, entry.expires_at)
+        return len(due) == limit
+
+    def clear(self) -> None:
+        """Forget everything, stamps and sweeps too."""
+        self._entries.clear()
+        self._sweeps.clear()
+        self._calendar = _Calendar()
+        self.bytes = 0
+
+    # -- inside
+
+    def _put(self, op: Op, now: float) -> None:
+        size = ENTRY_OVERHEAD_BYTES + len(op.key) + len(op.value)
+        if op.kind is Kind.SET and op.expires_at > now and size <= self._max_bytes:
+            entry = Entry(op.kind, op.stamp, op.value, op.expires_at, size)
+            leaves_at = op.expires_at
+        else:
+            entry = Entry(op.kind, op.stamp, None, -inf, ENTRY_OVERHEAD_BYTES + len(op.key))
+            leaves_at = now + self._tombstone_ttl
+        old = self._entries.pop(op.key, None)
+        if old is not None:
+            self._forget(op.key, old)
+        self._entries[op.key] = entry
+        self.bytes += entry.size
+        entry._due = self._calendar.add(op.key, leaves_at)
+        while len(self._entries) > self._max_entries or self.bytes > self._max_bytes:
+            self._forget(*self._entries.popitem(last=False))
+            self.evictions += 1
+
+    def _bury(self, key: str, entry: Entry, died_at: float) -> None:
+        """Make an entry its own tombstone."""
+        self.bytes -= len(entry.value or b"")
+        entry.size -= len(entry.value or b"")
+        entry.value = None
+        entry.expires_at = -inf
+        self._calendar.remove(key, entry._due)
+        entry._due = self._calendar.add(key, died_at + self._tombstone_ttl)
+
+    def _drop(self, key: str, entry: Entry) -> None:
+        del self._entries[key]
+        self._forget(key, entry)
+
+    def _forget(self, key: str, entry: Entry) -> None:
+        """Settle the accounts of an entry that has left the map."""
+        self.bytes -= entry.size
+        self._calendar.remove(key, entry._due)
+
+    def _sweep(self, op: Op, now: float) -> bool:
+        if op.stamp <= self._sweeps.get(op.key, b""):
+            return False
+        pattern = add_sweep(self._sweeps, op.key, op.stamp)
+        self._sweeps_end = now + self._tombstone_ttl
+        matches = matcher(pattern)
+        stamp = self._sweeps[pattern]
+        for key in [key for key, entry in self._entries.items() if entry.stamp < stamp and matches(key)]:
+            self._drop(key, self._entries[key])
+        return True
+
+    def _is_swept(self, key: str, stamp: Stamp) -> bool:
+        return any(stamp < swept and matcher(pattern)(key) for pattern, swept in self._sweeps.items())
+
+
+def add_sweep(sweeps: dict[str, Stamp], pattern: str, stamp: Stamp) -> str:
+    """Remember a sweep; more than :data:`MAX_SWEEPS` become one of everything, which is safe: it costs misses.
+
+    Returns:
+        The pattern under which it is remembered.
+    """
+    sweeps[pattern] = max(stamp, sweeps.get(pattern, stamp))
+    if len(sweeps) <= MAX_SWEEPS:
+        return pattern
+    newest = max(sweeps.values())
+    sweeps.clear()
+    sweeps[MATCH_ALL] = newest
+    return MATCH_ALL
+
+
+class _Calendar:
+    """Which keys have something due, by the second.
+
+    A key overwritten a million times stands in it once, so nothing needs to be rebuilt; a heap of moments would.
+    """
+
+    __slots__ = ("_days", "_order")
+
+    def __init__(self) -> None:
+        self._days: dict[int, dict[str, None]] = {}
+        self._order: list[int] = []
+
+    def add(self, key: str, moment: float) -> int | None:
+        """File a key; the second it was filed under, None for never."""
+        if moment == inf:
+            return None
+        second = int(moment) + 1
+        day = self._days.get(second)
+        if day is None:
+            day = self._days[second] = {}
+            heapq.heappush(self._order, second)
+        day[key] = None
+        return second
+
+    def remove(self, key: str, second: int | None) -> None:
+        """Take a key out again."""
+        if second is not None and (day := self._days.get(second)) is not None:
+            day.pop(key, None)
+
+    def due(self, now: float, limit: int) -> list[str]:
+        """Take out keys whose second is over."""
+        keys: list[str] = []
+        while self._order and self._order[0] <= now and len(keys) < limit:
+            day = self._days[self._order[0]]
+            while day and len(keys) < limit:
+                keys.append(day.popitem()[0])
+            if not day:
+                del self._days[heapq.heappop(self._order)]
+        return keys
