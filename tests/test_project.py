@@ -1,0 +1,224 @@
+"""The project itself: what is documented runs as written and says what is true, the import is light, the wheel is whole."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import meshcache
+from meshcache import Event, MeshCache
+from meshcache.modes import diagram
+from meshcache.options import DEFAULT_URL, Options
+from meshcache.testing.server import RedisServer
+from tests.support import free_port
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+README = (CHECKOUT / "README.md").read_text()
+OPERATIONS = (CHECKOUT / "docs" / "operations.md").read_text()
+
+
+def run(*arguments: str, cwd: Path | None = None, **environment: str) -> str:
+    """What a fresh interpreter prints."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MESHCACHE_")}
+    result = subprocess.run(
+        [sys.executable, *arguments], env=inherited | environment, cwd=cwd, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def blocks(markdown: str, language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL)
+
+
+def rows(markdown: str, heading: str) -> dict[str, list[str]]:
+    """The first table below a heading: the other cells of each row by the code in its first one."""
+    section = markdown.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    cells = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in section.splitlines()
+        if line.startswith("| `")
+    ]
+    return {first.strip("`"): rest for first, *rest in cells}
+
+
+class TestReadme:
+    @pytest.fixture(scope="class")
+    def example(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        (code,) = blocks(README, "python")
+        path = tmp_path_factory.mktemp("readme") / "example.py"
+        path.write_text(code)
+        return path
+
+    @pytest.fixture(scope="class")
+    def shown(self) -> str:
+        (text,) = blocks(README, "text")
+        return text
+
+    def test_example_with_redis(self, example: Path, shown: str) -> None:
+        with RedisServer() as server:
+            assert run(str(example), cwd=CHECKOUT, **alone(server.url)) == shown
+            assert sorted(server.client().scan_iter("gateway:*")) == [b"gateway:user:2"]
+
+    def test_example_without_redis(self, example: Path, shown: str) -> None:
+        dead = f"redis://127.0.0.1:{free_port()}/0"
+        assert run(str(example), cwd=CHECKOUT, **alone(dead)) == shown.replace("\nredis\n", "\nmemory\n")
+
+    def test_two_commands(self) -> None:
+        commands = [line for block in blocks(README, "sh") for line in block.splitlines()]
+        assert [command.rpartition("/")[2] for command in commands] == ["meshcache demo", "pytest"]
+        assert all(command.startswith("python3 -m venv .venv && .venv/bin/pip install ") for command in commands)
+
+    @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+    def test_links_lead_somewhere(self, name: str) -> None:
+        targets = re.findall(r"\]\(([^)#:]+)\)", (CHECKOUT / name).read_text())
+        assert targets
+        assert [target for target in targets if not (CHECKOUT / target).exists()] == []
+
+
+def alone(url: str) -> dict[str, str]:
+    """An environment in which an example finds the package of this checkout, that Redis, and nobody else."""
+    return {
+        "MESHCACHE_URL": url,
+        "MESHCACHE_INTERFACES": "127.0.0.1",
+        "MESHCACHE_DISCOVERY": "none",
+        "PYTHONPATH": str(CHECKOUT),
+    }
+
+
+class TestDocs:
+    def test_picture_of_the_modes_is_the_table_of_the_code(self) -> None:
+        assert blocks((CHECKOUT / "docs" / "failing-over.md").read_text(), "mermaid") == [diagram() + "\n"]
+
+    def test_every_option_and_its_default(self) -> None:
+        defaults = {"MESHCACHE_URL": DEFAULT_URL}
+        for option in fields(Options):
+            default = option.default
+            number = isinstance(default, int | float)
+            defaults[f"MESHCACHE_{option.name.upper()}"] = (
+                "" if default is None else f"{default:.10g}" if number else str(default)
+            )
+        assert {name: cells[0].strip("`") for name, cells in rows(OPERATIONS, "Options").items()} == defaults
+
+    def test_every_event_and_its_fields(self) -> None:
+        documented = {name: set(re.findall(r"`(\w+)`", cells[1])) for name, cells in rows(OPERATIONS, "Events").items()}
+        assert documented == {event.__name__: {item.name for item in fields(event)} for event in get_args(Event)}
+
+    @pytest.mark.anyio
+    async def test_every_number(self) -> None:
+        async with MeshCache(None, secret="some secret", discovery=[], interfaces=["127.0.0.1"]) as cache:
+            stats = cache.stats()
+        assert list(rows(OPERATIONS, "Statistics")) == list(stats)
+        assert json.loads(json.dumps(stats)) == stats
+
+    def test_every_public_name_is_in_the_reference(self) -> None:
+        reference = (CHECKOUT / "docs" / "reference.md").read_text()
+        shown = set(re.findall(r"^::: ([\w.]+)$", reference, re.MULTILINE))
+        missing = [
+            name
+            for name in meshcache.__all__
+            if name not in ("Event", "__version__")
+            and f"meshcache.{name}" not in shown
+            and getattr(meshcache, name).__module__ not in shown
+        ]
+        assert missing == []
+
+
+class TestPackage:
+    def test_version(self) -> None:
+        assert meshcache.__version__ == importlib.metadata.version("meshcache")
+
+    def test_exports(self) -> None:
+        assert sorted(meshcache.__all__) == meshcache.__all__
+        assert [name for name in meshcache.__all__ if not hasattr(meshcache, name)] == []
+
+    def test_import_loads_nothing_heavy(self) -> None:
+        loaded = run("-c", "import sys, meshcache; print(*sys.modules)", cwd=CHECKOUT).split()
+        heavy = {"redis", "hiredis", "zeroconf", "cryptography", "trio", "typer", "rich", "importlib.metadata", "inspect"}
+        assert heavy & set(loaded) <= heavy_of_anyio()
+
+    def test_import_takes_less_than_150_ms(self) -> None:
+        def best(code: str) -> float:
+            return min(elapsed(code) for _ in range(7))
+
+        def elapsed(code: str) -> float:
+            start = time.perf_counter()
+            run("-c", code, cwd=CHECKOUT)
+            return time.perf_counter() - start
+
+        run("-c", "import meshcache", cwd=CHECKOUT, PYTHONDONTWRITEBYTECODE="")  # what is compiled once is not counted
+        assert best("import meshcache") - best("pass") < 0.150
+
+    def test_each_module_can_be_imported_first(self) -> None:
+        """Whoever imports one module of the package, whichever, meets no circle."""
+        names = [
+            ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)
+            for path in sorted((CHECKOUT / "meshcache").rglob("*.py"))
+            if path.stem not in ("__init__", "__main__")
+        ]
+        run("-c", IMPORT_EACH_FIRST, *names, cwd=CHECKOUT)
+
+
+IMPORT_EACH_FIRST = """
+import importlib, sys
+for name in sys.argv[1:]:
+    for loaded in [other for other in sys.modules if other.partition(".")[0] == "meshcache"]:
+        del sys.modules[loaded]
+    importlib.import_module(name)
+"""
+
+
+def heavy_of_anyio() -> set[str]:
+    """What anyio itself loads is not ours to save."""
+    return {"inspect", "importlib.metadata"} & set(run("-c", "import sys, anyio; print(*sys.modules)").split())
+
+
+class TestDistributions:
+    @pytest.fixture(scope="class")
+    def built(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+        directory = tmp_path_factory.mktemp("dist")
+        run("-m", "hatchling", "build", "--directory", str(directory), cwd=CHECKOUT)
+        yield directory
+
+    def test_wheel_holds_the_package_and_nothing_else(self, built: Path) -> None:
+        (path,) = built.glob("*.whl")
+        with zipfile.ZipFile(path) as wheel:
+            packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
+            licences = [name for name in wheel.namelist() if name.endswith("LICENSE")]
+        source = CHECKOUT / "meshcache"
+        files = {
+            str(file.relative_to(CHECKOUT))
+            for file in source.rglob("*")
+            if file.is_file() and "__pycache__" not in file.parts
+        }
+        assert packed == files
+        assert {"meshcache/py.typed", "meshcache/redis/fence.lua"} <= packed
+        assert licences
+
+    def test_sdist_can_be_tested(self, built: Path) -> None:
+        (path,) = built.glob("*.tar.gz")
+        with tarfile.open(path) as sdist:
+            packed = {name.partition("/")[2] for name in sdist.getnames()}
+        assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "tests/conftest.py", "docs/index.md"} <= packed
+
+    def test_small_without_extras(self) -> None:
+        required = {
+            re.split(r"[\s<>=\[;]", requirement)[0]
+            for requirement in importlib.metadata.requires("meshcache") or []
+            if "extra ==" not in requirement
+        }
+        assert required == {"redis", "zeroconf", "msgpack", "anyio", "cryptography"}
