@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from weakref import WeakSet
 
 import anyio
 
@@ -13,37 +12,6 @@ from ..events import Event
 __all__ = ["Feed", "Subscription"]
 
 _BACKLOG = 1000
-
-
-class Feed:
-    """Passes every event to every subscription that is open."""
-
-    def __init__(self) -> None:
-        self._subscriptions: list[Subscription] = []
-        self._closed = False
-
-    def put(self, event: Event) -> None:
-        """Tell all who listen now."""
-        for subscription in self._subscriptions:
-            subscription._put(event)
-
-    def close(self) -> None:
-        """Nothing more will come: iteration ends once the backlog is read."""
-        self._closed = True
-        for subscription in self._subscriptions:
-            subscription._close()
-
-    @contextmanager
-    def subscribe(self) -> Iterator[Subscription]:
-        """Listen from now on until the block ends."""
-        subscription = Subscription()
-        if self._closed:
-            subscription._close()
-        self._subscriptions.append(subscription)
-        try:
-            yield subscription
-        finally:
-            self._subscriptions.remove(subscription)
 
 
 class Subscription:
@@ -65,10 +33,39 @@ class Subscription:
             await self._woken.wait()
         return self._unread.popleft()
 
-    def _put(self, event: Event) -> None:
+    def put(self, event: Event) -> None:
+        """One more."""
         self._unread.append(event)
         self._woken.set()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """There will be no more: iteration ends once the unread ones are read."""
         self._closed = True
         self._woken.set()
+
+
+class Feed:
+    """Passes every event to every subscription that somebody still holds."""
+
+    def __init__(self) -> None:
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._closed = False
+
+    def subscribe(self) -> Subscription:
+        """Listen from now on, until the subscription is dropped."""
+        subscription = Subscription()
+        if self._closed:
+            subscription.close()
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def put(self, event: Event) -> None:
+        """Tell all who listen now."""
+        for subscription in self._subscriptions:
+            subscription.put(event)
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        self._closed = True
+        for subscription in self._subscriptions:
+            subscription.close()

@@ -242,16 +242,14 @@ class Runtime:
     # -- what is seen from outside
 
     async def wait_for_peers(self, count: int) -> None:
-        """Return as soon as there are so many."""
-        with self._feed.subscribe() as events:
-            while len(self.peers) < count:
-                await anext(events)
+        """Return as soon as there are so many.  Raises ``StopAsyncIteration`` if the cache is closed before."""
+        events = self._feed.subscribe()
+        while len(self.peers) < count:
+            await anext(events)
 
-    async def events(self) -> AsyncIterator[Event]:
+    def events(self) -> AsyncIterator[Event]:
         """What happens from now on, until the cache is closed."""
-        with self._feed.subscribe() as events:
-            async for event in events:
-                yield event
+        return self._feed.subscribe()
 
     def stats(self) -> dict[str, Any]:
         """Numbers and words only; JSON takes it as it is."""
