@@ -19,11 +19,14 @@ SECRET = "the secret of the containers"
 
 
 class Gateway:
-    """One container with ``compose/gateway.py``, spoken to over HTTP from outside."""
+    """One container with ``compose/gateway.py``, spoken to over HTTP from outside.
 
-    def __init__(self, container: DockerContainer) -> None:
-        self._container = container
-        self._port = int(container.get_exposed_port(8000))
+    Args:
+        port: where its port 8000 is on the loopback interface.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
 
     def get(self, key: str) -> Any:
         """The value, or None for a miss."""
@@ -54,9 +57,6 @@ class Gateway:
         except (OSError, http.client.HTTPException):
             return False
 
-    def log(self) -> str:
-        return self._container.get_wrapped_container().logs().decode()
-
     def _call(self, method: str, path: str, body: str | None = None) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
         try:
@@ -66,6 +66,17 @@ class Gateway:
             return response.status, json.loads(data) if data else None
         finally:
             connection.close()
+
+
+class SiteGateway(Gateway):
+    """A gateway whose container is at hand."""
+
+    def __init__(self, container: DockerContainer) -> None:
+        super().__init__(int(container.get_exposed_port(8000)))
+        self._container = container
+
+    def log(self) -> str:
+        return self._container.get_wrapped_container().logs().decode()
 
 
 class Site:
@@ -81,13 +92,13 @@ class Site:
         for gateway in self.gateways:
             eventually_sync(lambda g=gateway: g.is_up(), 20, message="a gateway answers")
 
-    def start_gateway(self, secret: str = SECRET) -> Gateway:
+    def start_gateway(self, secret: str = SECRET) -> SiteGateway:
         """One more gateway; it may not answer yet."""
         container = DockerContainer(self._gateway_image).with_network(self.network).with_exposed_ports(8000)
         container.with_envs(
             MESHCACHE_URL="redis://redis:6379/0", MESHCACHE_NAMESPACE=NAMESPACE, MESHCACHE_SECRET=secret
         )
-        return Gateway(self._stack.enter_context(container.with_kwargs(init=True)))
+        return SiteGateway(self._stack.enter_context(container.with_kwargs(init=True)))
 
     def cut_redis_off(self) -> None:
         """Take Redis off the network.  It lives on and keeps its data; what is sent to it vanishes."""
