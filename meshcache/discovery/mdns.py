@@ -93,7 +93,8 @@ class Mdns:
         session = _Session(site, announcement, inbox)
         try:
             await anyio.to_thread.run_sync(session.open, limiter=threads)
-            watch_at = repeat_at = anyio.current_time()
+            watch_at = anyio.current_time() + _WATCH_SECONDS
+            repeat_at = anyio.current_time() + _REPEAT_SECONDS
             while True:
                 for host, port in inbox.take_news():
                     found(host, port)
