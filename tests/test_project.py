@@ -62,19 +62,23 @@ def rows(markdown: str, heading: str) -> dict[str, list[str]]:
     return {first.strip("`"): rest for first, *rest in cells}
 
 
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The README's program, in a file."""
+    (code,) = blocks(README, "python")
+    path = tmp_path_factory.mktemp("readme") / "example.py"
+    path.write_text(code)
+    return path
+
+
+@pytest.fixture(scope="module")
+def shown() -> str:
+    """What the README says that it prints."""
+    (text,) = blocks(README, "text")
+    return text
+
+
 class TestReadme:
-    @pytest.fixture(scope="class")
-    def example(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        (code,) = blocks(README, "python")
-        path = tmp_path_factory.mktemp("readme") / "example.py"
-        path.write_text(code)
-        return path
-
-    @pytest.fixture(scope="class")
-    def shown(self) -> str:
-        (text,) = blocks(README, "text")
-        return text
-
     def test_example_with_redis(self, example: Path, shown: str) -> None:
         with RedisServer() as server:
             assert run(str(example), cwd=CHECKOUT, **alone(server.url)) == shown
@@ -196,13 +200,15 @@ for name in sys.argv[1:]:
 """
 
 
-class TestDistributions:
-    @pytest.fixture(scope="class")
-    def built(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        directory = tmp_path_factory.mktemp("dist")
-        run("-m", "hatchling", "build", "--directory", str(directory), cwd=CHECKOUT)
-        return directory
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the wheel and the sdist of this checkout."""
+    directory = tmp_path_factory.mktemp("dist")
+    run("-m", "hatchling", "build", "--directory", str(directory), cwd=CHECKOUT)
+    return directory
 
+
+class TestDistributions:
     def test_wheel_holds_the_package_and_nothing_else(self, built: Path) -> None:
         (path,) = built.glob("*.whl")
         with zipfile.ZipFile(path) as wheel:
