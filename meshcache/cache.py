@@ -371,7 +371,9 @@ class MeshCache:
 
     def _open(self) -> Runtime:
         if self._runtime is None:
-            raise ClosedError("the cache is closed" if self._closed else "open the cache first: async with MeshCache(...)")
+            raise ClosedError(
+                "the cache is closed" if self._closed else "open the cache first: async with MeshCache(...)"
+            )
         return self._runtime
 
     # -- values
@@ -385,7 +387,9 @@ class MeshCache:
         except CodecError:
             raise
         except Exception as error:  # a codec of the user's own
-            raise CodecError(f"codec {self._codec.name!r} cannot encode this {type(value).__name__}: {error}") from error
+            raise CodecError(
+                f"codec {self._codec.name!r} cannot encode this {type(value).__name__}: {error}"
+            ) from error
 
     def _decode(self, data: bytes) -> Any:
         try:
@@ -393,4 +397,6 @@ class MeshCache:
         except CodecError:
             raise
         except Exception as error:
-            raise CodecError(f"codec {self._codec.name!r} cannot decode what is stored: {type(error).__name__}") from error
+            raise CodecError(
+                f"codec {self._codec.name!r} cannot decode what is stored: {type(error).__name__}"
+            ) from error

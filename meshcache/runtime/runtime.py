@@ -179,7 +179,9 @@ class Runtime:
         self.mode = change.new
         self._warned.discard("outage")
         level = logging.WARNING if change.new is Mode.MEMORY else logging.INFO
-        logger.log(level, "%s -> %s after %.1f s: %s (%s)", change.old, change.new, change.held, change.cause, self._where)
+        logger.log(
+            level, "%s -> %s after %.1f s: %s (%s)", change.old, change.new, change.held, change.cause, self._where
+        )
         if self._network is not None:
             self._network.announce(change.new)
         if self._recovery is not None:
@@ -286,7 +288,9 @@ class Runtime:
                 await anyio.lowlevel.checkpoint()
             held = self._now() - self._modes.since
             if self.redis is not None and self.mode is Mode.MEMORY and held > self._options.warn_outage_after:
-                self._warn_once("outage", f"Redis has been away for {held:.0f} s: {self._modes.last_cause} ({self._where})")
+                self._warn_once(
+                    "outage", f"Redis has been away for {held:.0f} s: {self._modes.last_cause} ({self._where})"
+                )
             if self._store.bytes > self._options.warn_store_bytes:
                 self._warn_once("bytes", f"memory holds {self._store.bytes / 2**20:.0f} MiB")
 

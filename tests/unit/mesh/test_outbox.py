@@ -6,6 +6,7 @@ from random import Random
 
 from meshcache.mesh.outbox import Outbox
 from meshcache.mesh.seal import MAX_BODY_BYTES
+from meshcache.mesh.settings import Limits
 from meshcache.mesh.wire import Ops, decode
 from meshcache.stamp import Kind, Op
 from tests.unit.mesh.nodes import delete_op, set_op
@@ -13,7 +14,7 @@ from tests.unit.mesh.nodes import delete_op, set_op
 
 def taken(outbox: Outbox, now: float = 0.0) -> list[Ops]:
     frames = []
-    for body in outbox.take(now):
+    for body in outbox.take(now, 10_000):
         assert len(body) <= MAX_BODY_BYTES
         frame = decode(body, now)
         assert isinstance(frame, Ops)
@@ -22,7 +23,7 @@ def taken(outbox: Outbox, now: float = 0.0) -> list[Ops]:
 
 
 def test_small_writes_share_a_datagram() -> None:
-    outbox = Outbox()
+    outbox = Outbox(Limits())
     ops = tuple(set_op(f"user:{n}") for n in range(15))
     for op in ops:
         outbox.add(op)
@@ -33,7 +34,7 @@ def test_small_writes_share_a_datagram() -> None:
 
 def test_any_mix_of_sizes_arrives_whole_and_numbered() -> None:
     random = Random(3)
-    outbox = Outbox()
+    outbox = Outbox(Limits())
     ops = [
         set_op("k" * random.randint(1, 200) + str(n), n, b"v" * random.choice([1, 30, 500, 900])) for n in range(500)
     ]
@@ -48,7 +49,7 @@ def test_any_mix_of_sizes_arrives_whole_and_numbered() -> None:
 
 
 def test_a_newer_write_replaces_an_older_one_that_waits() -> None:
-    outbox = Outbox()
+    outbox = Outbox(Limits())
     outbox.add(set_op("k", 1))
     outbox.add(set_op("other", 2))
     outbox.add(delete_op("k", 3))
@@ -57,7 +58,7 @@ def test_a_newer_write_replaces_an_older_one_that_waits() -> None:
 
 
 def test_a_pattern_that_reads_like_a_key_is_not_that_key() -> None:
-    outbox = Outbox()
+    outbox = Outbox(Limits())
     sweep = Op(Kind.SWEEP, "user:1", set_op("x", 1).stamp)
     outbox.add(set_op("user:1", 2))
     outbox.add(sweep)
@@ -66,7 +67,7 @@ def test_a_pattern_that_reads_like_a_key_is_not_that_key() -> None:
 
 
 def test_what_expired_while_it_waited_is_sent_as_an_invalidation() -> None:
-    outbox = Outbox()
+    outbox = Outbox(Limits())
     outbox.add(set_op("k", expires_at=10.0))
     [frame] = taken(outbox, now=10.5)
     assert [(op.kind, op.key) for op in frame.ops] == [(Kind.INVALIDATE, "k")]

@@ -7,6 +7,7 @@ from math import inf
 from random import Random
 
 from meshcache.events import Mode, Peer
+from meshcache.mesh.inbox import Inbox
 from meshcache.mesh.peers import Candidates, Nonces, Session, Sessions, Throttle
 from meshcache.mesh.settings import Limits, Timing
 
@@ -134,7 +135,7 @@ def test_candidates_are_bounded_and_old_ones_make_room() -> None:
 
 
 def session(node_id: int, now: float) -> Session:
-    return Session(node_id, ("10.0.0.1", node_id), Mode.MEMORY, 1, now)
+    return Session(node_id, ("10.0.0.1", node_id), Mode.MEMORY, 1, Inbox(0, Limits()), now)
 
 
 def test_who_will_be_missed_next() -> None:
