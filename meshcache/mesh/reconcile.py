@@ -32,7 +32,7 @@ __all__ = ["Reconciler", "Replica"]
 
 Request = AskDigest | AskBucket | Fetch
 
-_ASKS: Final = 8
+_ASKS: Final = 16
 """Buckets asked for at once: enough that round trips do not count."""
 
 _FETCHED_AT_ONCE: Final = 64
@@ -41,10 +41,10 @@ _FETCHED_AT_ONCE: Final = 64
 _MOST_WANTED: Final = 1024
 """Keys to fetch that are remembered while more buckets are asked for."""
 
-_PATIENCE: Final = 10
+_PATIENCE: Final = 20
 """So many times a question is repeated in vain, then the comparison is given up."""
 
-_FETCH_PATIENCE: Final = 3
+_FETCH_PATIENCE: Final = 10
 """So many times keys are asked for in vain, then the peer does not have them any more."""
 
 _PAGE: Final = 65
@@ -204,7 +204,7 @@ class Reconciler:
 
     def _end(self, comparison: _Comparison, now: float) -> None:
         session = comparison.partner
-        if comparison.is_complete:
+        if comparison.is_complete and not comparison.has_holes:
             session.lost = max(session.lost, comparison.lost)
             if not comparison.found:
                 session.compared = comparison.roots
@@ -226,6 +226,7 @@ class _Comparison:
         lost: how many of its writes had been lost when this began; they are made up for if it completes.
         roots: what was compared, here and there.
         found: how many writes there were that this instance wanted.
+        has_holes: some of them did not come.
         retry_at: when to ask again, in seconds.
     """
 
@@ -234,6 +235,8 @@ class _Comparison:
         self.lost = partner.inbox.lost
         self.roots = (replica.buckets.root, partner.root or b"")
         self.found = 0
+        self.has_holes = False
+        self.retry_at = now + timeout
         self._replica = replica
         self._timeout = timeout
         self._attempts = 0
@@ -242,7 +245,7 @@ class _Comparison:
         self._asks: dict[int, AskBucket] = {}
         self._wanted: OrderedDict[Name, Stamp] = OrderedDict()
         self._fetching: dict[Name, Stamp] = {}
-        self.touch(now)
+        self._touched_at = now
 
     @property
     def is_complete(self) -> bool:
@@ -257,7 +260,7 @@ class _Comparison:
     def touch(self, now: float) -> None:
         """There is progress."""
         self._attempts = 0
-        self.retry_at = now + self._timeout
+        self._touched_at = now
 
     def take(self, frame: TellDigest | TellBucket, now: float) -> bool:
         """Take in an answer; False if it answers nothing that was asked."""
@@ -296,15 +299,20 @@ class _Comparison:
         return came
 
     def retry(self, now: float) -> list[Request]:
-        """Ask again for what did not come."""
+        """Ask again for what did not come.
+
+        Questions are small and asked again at once.  What is fetched may be large: only if nothing comes any more.
+        """
         self._attempts += 1
         self.retry_at = now + self._timeout
         if not self._has_digest:
             return [AskDigest()]
-        if self._attempts > _FETCH_PATIENCE and not self._asks:
+        if self._attempts > _FETCH_PATIENCE and not self._asks and self._fetching:
             self._fetching.clear()
+            self.has_holes = True
             self.touch(now)
-        return [*self._asks.values(), *_fetches(self._fetching)]
+        is_silent = now - self._touched_at >= self._timeout
+        return [*self._asks.values(), *(_fetches(self._fetching) if is_silent else ())]
 
     def next(self, now: float) -> list[Request]:
         """What to ask now."""

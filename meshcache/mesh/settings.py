@@ -65,9 +65,8 @@ class Timing:
     burst_pause: float = 0.001
     """The pause between two bursts of :attr:`Limits.burst` datagrams."""
 
-    request_timeout: float = 0.2
-    """An answer of a comparison that does not come within this is asked for again.  Many round trips: what answers may be
-    busy with others."""
+    request_timeout: float = 0.1
+    """The pause until a question of a comparison that was not answered is asked again.  Many round trips."""
 
     compare_pause: float = 0.5
     """The shortest pause between two comparisons with one peer.  A heartbeat: sooner nothing new is known."""
