@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from math import inf
+from typing import Final
 
 from ..stamp import Kind, Op, Stamp
 from .settings import Limits
@@ -33,19 +34,19 @@ class Inbox:
         self.lost = 0
         self._limits = limits
         self._expected = last + 1
-        self._missing: dict[int, None] = {}  # ascending
+        self._missing: dict[int, float] = {}  # ascending; each with the moment at which to ask for it
 
     def __len__(self) -> int:
         """How many numbers are missing."""
         return len(self._missing)
 
-    def arrived(self, number: int) -> bool:
-        """Note a number; whether it is new."""
+    def arrived(self, number: int, ask_at: float) -> bool:
+        """Note a number; whether it is new.  What is missing before it is to be asked for at ``ask_at``."""
         if number == self._expected:
             self._expected += 1
             return True
         if number > self._expected:
-            self.announced(number - 1)
+            self.announced(number - 1, ask_at)
             self._expected += 1
             return True
         if number in self._missing:
@@ -53,11 +54,11 @@ class Inbox:
             return True
         return False
 
-    def announced(self, last: int) -> None:
-        """The peer has sent everything up to ``last``."""
+    def announced(self, last: int, ask_at: float) -> None:
+        """The peer has sent everything up to ``last``; what of it did not come is to be asked for at ``ask_at``."""
         first = max(self._expected, last + 1 - self._limits.max_missing)
         self.lost += max(0, first - self._expected)
-        self._missing.update(dict.fromkeys(range(first, last + 1)))
+        self._missing.update(dict.fromkeys(range(first, last + 1), ask_at))
         self._expected = max(self._expected, last + 1)
         while len(self._missing) > self._limits.max_missing:
             del self._missing[next(iter(self._missing))]
@@ -70,17 +71,29 @@ class Inbox:
             del self._missing[number]
         self.lost += len(gone)
 
-    def nack(self) -> Nack:
-        """Ask for what is missing, the oldest first.  Only if something is."""
+    def nack(self, now: float, ask_again_at: float) -> Nack | None:
+        """Ask for what is due, the oldest first, and again at ``ask_again_at``; None if nothing is due."""
         ranges: list[tuple[int, int]] = []
-        for number in self._missing:
+        for number, ask_at in self._missing.items():
+            if ask_at > now:
+                continue
             if ranges and number == ranges[-1][1] + 1:
                 ranges[-1] = (ranges[-1][0], number)
             elif len(ranges) == MAX_NACK_RANGES:
                 break
             else:
                 ranges.append((number, number))
-        return Nack(tuple(ranges))
+            self._missing[number] = ask_again_at
+        return Nack(tuple(ranges)) if ranges else None
+
+    @property
+    def ask_at(self) -> float:
+        """When the next number is to be asked for; ``inf`` if none is missing."""
+        return min(self._missing.values(), default=inf)
+
+
+_REMEMBERED: Final = 1024
+"""Values that became whole lately."""
 
 
 class _Puzzle:
@@ -101,10 +114,11 @@ class Assembly:
         bytes: what the pieces kept count for.
     """
 
-    __slots__ = ("_limits", "_puzzles", "bytes")
+    __slots__ = ("_done", "_limits", "_puzzles", "bytes")
 
     def __init__(self, limits: Limits) -> None:
         self.bytes = 0
+        self._done: OrderedDict[Stamp, None] = OrderedDict()  # pieces that come late must not start it anew
         self._limits = limits
         self._puzzles: OrderedDict[Stamp, _Puzzle] = OrderedDict()  # the one that waits longest for a piece first
 
@@ -118,6 +132,8 @@ class Assembly:
         _, stamp, place, total, piece, key, expires_at = fragment
         if (total - 2) * FRAGMENT_BYTES > self._limits.max_value_bytes:
             return (None if place else Op(Kind.INVALIDATE, key, stamp)), False
+        if stamp in self._done:
+            return None, False
         puzzle = self._puzzles.get(stamp)
         if puzzle is None or puzzle.total != total:
             self.drop(stamp)
@@ -131,6 +147,9 @@ class Assembly:
             puzzle.key, puzzle.expires_at = key, expires_at
         if len(puzzle.pieces) == total:
             self.drop(stamp)
+            self._done[stamp] = None
+            if len(self._done) > _REMEMBERED:
+                self._done.popitem(last=False)
             value = b"".join([puzzle.pieces[place] for place in range(total)])
             return Op(Kind.SET, puzzle.key, stamp, value, puzzle.expires_at), False
         return None, self._make_room()

@@ -30,12 +30,13 @@ from ..stamp import Op
 from .errors import BadDatagram, Reason
 from .inbox import Assembly, Inbox
 from .outbox import Outbox
-from .pacer import Pacer
+from .pacer import Pacer, Pulse
 from .peers import Candidates, Nonces, Session, Sessions, Throttle
 from .reconcile import Reconciler, Replica
-from .seal import Header, MeshKey, Openers, Sealer, read_header
+from .seal import OVERHEAD_BYTES, Header, MeshKey, Openers, Sealer, read_header
 from .settings import Address, Limits, Random, Timing
 from .wire import (
+    MIN_BODY_BYTES,
     AskBucket,
     AskDigest,
     Bye,
@@ -193,12 +194,13 @@ class Node:
         self._pacer = Pacer(limits.burst, timing.burst_pause)
         self._urgent: deque[tuple[bytes, tuple[Address, ...]]] = deque()
         self._bulk: deque[tuple[Frame, Session]] = deque()
+        self._repeating: set[tuple[int, int]] = set()  # who waits for which number in the bulk
         self._nacks: dict[int, float] = {}
         self._to_compare: dict[int, Session] = {}
         self._compare_at = inf
         self._gossip_at = 0
         self._events: deque[MeshEvent] = deque()
-        self._next_heartbeat = now
+        self._pulse = Pulse(timing, now)
         self._closed = False
 
     # -- the five verbs
@@ -244,9 +246,8 @@ class Node:
             return None
         due = self._candidates.next_hello
         if self._sessions:
-            due = min(
-                due, self._next_heartbeat, self._sessions.next_silence, self._reconciler.retry_at, self._compare_at
-            )
+            due = min(due, self._pulse.next_at, self._sessions.next_silence)
+            due = min(due, self._reconciler.retry_at, self._compare_at)
             if self._nacks:
                 due = min(due, *self._nacks.values())
             if self._outbox or self._bulk:
@@ -262,7 +263,7 @@ class Node:
         self._greet_candidates(now)
         self._send_nacks(now)
         self._compare(now)
-        if self._sessions and now >= self._next_heartbeat:
+        if self._sessions and now >= self._pulse.next_at:
             self._send_heartbeat(now)
 
     def next_event(self) -> MeshEvent | None:
@@ -365,6 +366,8 @@ class Node:
                 self._lose(session, "bye", now)
 
     def _receive_from_stranger(self, header: Header, data: bytes, sender: Address, now: float) -> None:
+        if len(data) < OVERHEAD_BYTES + MIN_BODY_BYTES:
+            raise BadDatagram(Reason.SIZE)  # what answers it would be larger
         frame = decode(self._openers.open(header, data), now)
         match frame:
             case Hello() | Challenge() | Echo():
@@ -415,7 +418,8 @@ class Node:
         if len(self._sessions) >= self._sessions.limit:
             raise BadDatagram(Reason.CROWDED)
         if not self._sessions:
-            self._next_heartbeat = now + self._timing.heartbeat_interval * self._random.random()
+            # Not all instances at the same moment.
+            self._pulse = Pulse(self._timing, now - self._timing.heartbeat_interval * self._random.random())
         session = Session(header.node_id, sender, mode, header.counter, Inbox(last, self._limits), now)
         self._sessions.add(session)
         self._openers.admit(header.node_id)
@@ -449,10 +453,10 @@ class Node:
     # -- writes
 
     def _receive_writes(self, session: Session, frame: Ops | Fragment, now: float) -> None:
-        if frame.number and not session.inbox.arrived(frame.number):
-            self.counters.repeats_in += 1
-            return
         if frame.number:
+            if not session.inbox.arrived(frame.number, self._first_ask_at(now)):
+                self.counters.repeats_in += 1
+                return
             self._note_losses(session, now)
         if isinstance(frame, Ops):
             self._tell(session, frame.ops, now)
@@ -477,7 +481,7 @@ class Node:
     def _receive_heartbeat(self, session: Session, frame: Heartbeat, now: float) -> None:
         self._take_mode(session, frame.mode)
         session.root = frame.root
-        session.inbox.announced(frame.last)
+        session.inbox.announced(frame.last, self._first_ask_at(now))
         session.inbox.unrepeatable(0, frame.lowest - 1)
         self._note_losses(session, now)
         if frame.root is not None or session.inbox.lost > session.lost:
@@ -489,23 +493,29 @@ class Node:
                 self._candidates.add(address, now, self._timing.candidate_ttl)
         self._greet_candidates(now)
 
+    def _first_ask_at(self, now: float) -> float:
+        soonest, latest = self._timing.nack_after
+        return now + soonest + (latest - soonest) * self._random.random()
+
     def _note_losses(self, session: Session, now: float) -> None:
-        """Count what is lost for good; have a timer for what is missing, and none if nothing is."""
+        """Count what is lost for good; have a timer if something is missing, and none if nothing is."""
         self.counters.numbers_lost += session.inbox.lost - session.counted
         session.counted = session.inbox.lost
         if not session.inbox:
             self._nacks.pop(session.node_id, None)
         elif session.node_id not in self._nacks:
-            soonest, latest = self._timing.nack_after
-            self._nacks[session.node_id] = now + soonest + (latest - soonest) * self._random.random()
+            self._nacks[session.node_id] = session.inbox.ask_at
 
     def _send_nacks(self, now: float) -> None:
         for node_id, due in list(self._nacks.items()):
             session = self._sessions.get(node_id)
-            if session is not None and now >= due:
+            if session is None or now < due:
+                continue
+            nack = session.inbox.nack(now, now + self._timing.nack_pause)
+            if nack is not None:
                 self.counters.nacks_out += 1
-                self._nacks[node_id] = now + self._timing.nack_pause
-                self._send(session.inbox.nack(), session.address, now)
+                self._send(nack, session.address, now)
+            self._nacks[node_id] = max(session.inbox.ask_at, now + self._timing.nack_spacing)
 
     # -- comparing
 
@@ -549,11 +559,14 @@ class Node:
         if nack.ranges[0][0] < lowest:
             self._send(Gap(0, lowest - 1), session.address, now)
         for first, last in nack.ranges:
-            for number in range(max(first, lowest), min(last, outbox.last, first + left) + 1):
-                frame = outbox.again(number)
-                self._bulk.append((frame or Gap(number, number), session))
-                self.counters.repeats_out += 1
-                left -= 1
+            for number in range(max(first, lowest), min(last, outbox.last) + 1):
+                if not left:
+                    return
+                if (session.node_id, number) not in self._repeating:
+                    self._repeating.add((session.node_id, number))
+                    self._bulk.append((outbox.again(number) or Gap(number, number), session))
+                    self.counters.repeats_out += 1
+                    left -= 1
 
     # -- what is sent
 
@@ -566,19 +579,24 @@ class Node:
         if not addresses:
             self._outbox.clear()
             self._bulk.clear()
+            self._repeating.clear()
             return
         room = self._pacer.room(now)
-        bodies = self._outbox.take(now, room)
-        self.counters.ops_out = self._outbox.ops
+        bodies = self._outbox.take(now, room - min(len(self._bulk), room // 2))
         self._urgent.extend((body, addresses) for body in bodies)
-        self._pacer.sent(len(bodies))
-        for _ in range(min(room - len(bodies), len(self._bulk))):
+        if bodies:
+            self.counters.ops_out = self._outbox.ops
+            self._pulse.wrote(now)
+        bulk = min(room - len(bodies), len(self._bulk))
+        for _ in range(bulk):
             frame, session = self._bulk.popleft()
+            if isinstance(frame, Ops | Fragment | Gap):
+                self._repeating.discard((session.node_id, frame[0]))
             self._send(frame, session.address, now)
-            self._pacer.sent(1)
+        self._pacer.sent(len(bodies) + bulk)
 
     def _send_heartbeat(self, now: float) -> None:
-        self._next_heartbeat = now + self._timing.heartbeat_interval
+        self._pulse.beat(now)
         self._urgent.append((encode(self._heartbeat(), now), self._sessions.addresses))
 
     def _heartbeat(self) -> Heartbeat:

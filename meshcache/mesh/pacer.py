@@ -1,10 +1,12 @@
-"""How many datagrams may be sent now, so that a burst does not run over a receiver's socket buffer.  No I/O, no clock."""
+"""When to send: bursts that no receiver's socket buffer overflows from, and heartbeats.  No I/O, no clock."""
 
 from __future__ import annotations
 
 from math import inf
 
-__all__ = ["Pacer"]
+from .settings import Timing
+
+__all__ = ["Pacer", "Pulse"]
 
 
 class Pacer:
@@ -32,3 +34,32 @@ class Pacer:
     def sent(self, count: int) -> None:
         """So many were sent."""
         self._left -= count
+
+
+class Pulse:
+    """When the next heartbeat is due: regularly, and soon after the last write of a burst, to tell how far that went."""
+
+    __slots__ = ("_regular_at", "_step", "_tail_at", "_timing")
+
+    def __init__(self, timing: Timing, now: float) -> None:
+        self._timing = timing
+        self._regular_at = now + timing.heartbeat_interval
+        self._tail_at = inf
+        self._step = len(timing.tail_pauses)
+
+    @property
+    def next_at(self) -> float:
+        """When, in seconds."""
+        return min(self._regular_at, self._tail_at)
+
+    def wrote(self, now: float) -> None:
+        """Writes were sent: more may follow, so the tail begins anew."""
+        self._step = 0
+        self._tail_at = now + self._timing.tail_pauses[0]
+
+    def beat(self, now: float) -> None:
+        """A heartbeat was sent."""
+        self._step += 1
+        pauses = self._timing.tail_pauses
+        self._tail_at = now + pauses[self._step] if self._step < len(pauses) else inf
+        self._regular_at = now + self._timing.heartbeat_interval

@@ -62,6 +62,12 @@ class Timing:
     nack_pause: float = 0.1
     """The pause until it is asked for again.  It does not grow: at 30 % loss a growing one triples the 99th percentile."""
 
+    nack_spacing: float = 0.01
+    """The shortest pause between two requests to one peer, so that neighbours share one."""
+
+    tail_pauses: tuple[float, ...] = (0.05, 0.1, 0.2)
+    """After the last write of a burst, heartbeats follow in these pauses, so that a lost tail is noticed soon."""
+
     burst_pause: float = 0.001
     """The pause between two bursts of :attr:`Limits.burst` datagrams."""
 

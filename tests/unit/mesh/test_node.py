@@ -12,7 +12,6 @@ from meshcache.mesh.node import ForeignKey
 from meshcache.mesh.seal import MeshKey, Sealer
 from meshcache.mesh.settings import Limits
 from meshcache.mesh.wire import Bye, Challenge, Echo, Heartbeat, Hello, Ops, encode
-from meshcache.stamp import Kind, Op
 from meshcache.testing.network import Network, Packet, Weather
 from tests.unit.mesh.nodes import (
     KEY,
@@ -231,15 +230,6 @@ def test_time_to_live_is_told_as_what_remains(network: Network) -> None:
     [limited, forever] = ops_of(b)
     assert 59.9 < limited.expires_at - b.now <= 60.0
     assert forever == set_op("forever")
-
-
-def test_a_value_too_large_for_a_datagram_is_invalidated_at_the_peers(network: Network) -> None:
-    a, b = add_host(network, 1), add_host(network, 2)
-    meet(network, a, b)
-    big = set_op("k", 5, b"v" * 5000)
-    publish(a, big)
-    network.run(1.0)
-    assert ops_of(b) == [Op(Kind.INVALIDATE, "k", big.stamp)]
 
 
 def test_nothing_is_kept_for_peers_that_are_not_there(network: Network) -> None:

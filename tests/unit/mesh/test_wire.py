@@ -143,6 +143,29 @@ def test_what_a_newer_version_adds_is_let_be() -> None:
     assert caught.value.reason is Reason.UNKNOWN_FRAME
 
 
+def test_pieces_fill_their_datagrams_and_never_more() -> None:
+    for key in ("k", "k" * 1024):
+        pieces = fragments(Op(Kind.SET, key, STAMP, b"v" * 50_000, 160.0))
+        bodies = [encode(piece._replace(number=BIG), 0.0) for piece in pieces]
+        assert all(len(body) <= MAX_BODY_BYTES for body in bodies)
+        assert all(len(body) > MAX_BODY_BYTES - 20 for body in bodies[:-1])
+
+
+@pytest.mark.parametrize("key", ["k", "k" * 50, "k" * 1024, "é" * 512])
+def test_as_many_names_and_versions_as_are_said_to_fit_do(key: str) -> None:
+    names = [f"{key[:-4]}{n:04}"[-1024:] if len(key) > 4 else f"{n}" for n in range(300)]
+    fit = names_that_fit(names)
+    assert 0 < fit < 300
+    assert len(encode(Fetch(tuple(names[:fit]), ()), 0.0)) <= MAX_BODY_BYTES
+    assert decode(encode(Fetch((), tuple(names[:fit])), 0.0), 0.0) == Fetch((), tuple(names[:fit]))
+    versions = tuple(Version(name, STAMP, number > 3) for number, name in enumerate(names))
+    fit = versions_that_fit(versions)
+    assert 0 < fit < 300
+    frame = TellBucket(127, BIG, True, versions[:fit])
+    assert len(encode(frame, 0.0)) <= MAX_BODY_BYTES
+    assert decode(encode(frame, 0.0), 0.0) == frame
+
+
 GOOD_SET = [2, "k", STAMP, 0, b"v"]
 
 
@@ -171,6 +194,34 @@ GOOD_SET = [2, "k", STAMP, 0, b"v"]
         msgpack.packb([FrameType.HEARTBEAT, 1, 0.5]),
         msgpack.packb([FrameType.HEARTBEAT, msgpack.Timestamp(0), 0]),
         msgpack.packb([FrameType.HELLO, msgpack.ExtType(5, b"")]),
+        msgpack.packb([FrameType.HEARTBEAT, 1, 0, 0, b"seven..", []]),
+        msgpack.packb([FrameType.HEARTBEAT, 1, 0, 0, None, ["10.0.0.1"]]),
+        msgpack.packb([FrameType.HEARTBEAT, 1, 0, 0, None, ["10.0.0.1", 0]]),
+        msgpack.packb([FrameType.HEARTBEAT, 1, 0, 0, None, ["10.0.0.1", 65_536]]),
+        msgpack.packb([FrameType.HEARTBEAT, 1, 0, 0, None, ["", 1]]),
+        msgpack.packb([FrameType.HEARTBEAT, 1, 0, 0, None, ["1" * 65, 1]]),
+        msgpack.packb([FrameType.HEARTBEAT, 1, 0, 0, None, None]),
+        msgpack.packb([FrameType.NACK, []]),
+        msgpack.packb([FrameType.NACK, [1]]),
+        msgpack.packb([FrameType.NACK, [2, 1]]),
+        msgpack.packb([FrameType.NACK, 5]),
+        msgpack.packb([FrameType.GAP, 1]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 2, 2, b"p"]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 0, 0, b"p", "k", 0]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 1, 2**16, b"p"]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 1, 2, b""]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 0, 2, b"p"]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 0, 2, b"p", "", 0]),
+        msgpack.packb([FrameType.TELL_DIGEST, b"x" * 1023]),
+        msgpack.packb([FrameType.ASK_BUCKET, 128, 0, "", False]),
+        msgpack.packb([FrameType.ASK_BUCKET, 1, 0, None, False]),
+        msgpack.packb([FrameType.ASK_BUCKET, 1, 0, "", 0]),
+        msgpack.packb([FrameType.TELL_BUCKET, 1, 0, 1, [], []]),
+        msgpack.packb([FrameType.TELL_BUCKET, 1, 0, True, ["k"], []]),
+        msgpack.packb([FrameType.TELL_BUCKET, 1, 0, True, ["k", b"short"], []]),
+        msgpack.packb([FrameType.FETCH, ["k", ""], []]),
+        msgpack.packb([FrameType.FETCH, ["k"]]),
+        msgpack.packb([FrameType.FETCH, "k", []]),
         msgpack.packb([FrameType.OPS, 1, []]),
         msgpack.packb([FrameType.OPS, 1, GOOD_SET]),
         msgpack.packb([FrameType.OPS, 1, [GOOD_SET] * 129]),
