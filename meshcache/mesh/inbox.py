@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from math import inf
-from typing import Final
 
 from ..stamp import Kind, Op, Stamp
 from .settings import Limits
@@ -66,6 +65,8 @@ class Inbox:
 
     def unrepeatable(self, first: int, last: int) -> None:
         """The peer cannot repeat these."""
+        if not self._missing or last < next(iter(self._missing)):
+            return
         gone = [number for number in self._missing if first <= number <= last]
         for number in gone:
             del self._missing[number]
@@ -92,12 +93,8 @@ class Inbox:
         return min(self._missing.values(), default=inf)
 
 
-_REMEMBERED: Final = 1024
-"""Values that became whole lately."""
-
-
 class _Puzzle:
-    __slots__ = ("expires_at", "key", "pieces", "size", "total")
+    __slots__ = ("expires_at", "key", "pieces", "size", "total", "touched_at")
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -105,6 +102,7 @@ class _Puzzle:
         self.size = 0
         self.key = ""
         self.expires_at = inf
+        self.touched_at = 0.0
 
 
 class Assembly:
@@ -114,16 +112,15 @@ class Assembly:
         bytes: what the pieces kept count for.
     """
 
-    __slots__ = ("_done", "_limits", "_puzzles", "bytes")
+    __slots__ = ("_limits", "_puzzles", "bytes")
 
     def __init__(self, limits: Limits) -> None:
         self.bytes = 0
-        self._done: OrderedDict[Stamp, None] = OrderedDict()  # pieces that come late must not start it anew
         self._limits = limits
         self._puzzles: OrderedDict[Stamp, _Puzzle] = OrderedDict()  # the one that waits longest for a piece first
 
-    def add(self, fragment: Fragment) -> tuple[Op | None, bool]:
-        """Take in a piece.
+    def add(self, fragment: Fragment, now: float) -> tuple[Op | None, bool]:
+        """Take in a piece that came at ``now``.
 
         Returns:
             The write, if it is whole now, or an invalidation if it is too large for this instance; and whether the
@@ -132,13 +129,12 @@ class Assembly:
         _, stamp, place, total, piece, key, expires_at = fragment
         if (total - 2) * FRAGMENT_BYTES > self._limits.max_value_bytes:
             return (None if place else Op(Kind.INVALIDATE, key, stamp)), False
-        if stamp in self._done:
-            return None, False
         puzzle = self._puzzles.get(stamp)
         if puzzle is None or puzzle.total != total:
             self.drop(stamp)
             puzzle = self._puzzles[stamp] = _Puzzle(total)
         self._puzzles.move_to_end(stamp)
+        puzzle.touched_at = now
         if place not in puzzle.pieces:
             puzzle.pieces[place] = piece
             puzzle.size += len(piece)
@@ -147,9 +143,6 @@ class Assembly:
             puzzle.key, puzzle.expires_at = key, expires_at
         if len(puzzle.pieces) == total:
             self.drop(stamp)
-            self._done[stamp] = None
-            if len(self._done) > _REMEMBERED:
-                self._done.popitem(last=False)
             value = b"".join([puzzle.pieces[place] for place in range(total)])
             return Op(Kind.SET, puzzle.key, stamp, value, puzzle.expires_at), False
         return None, self._make_room()
@@ -159,6 +152,11 @@ class Assembly:
         puzzle = self._puzzles.pop(stamp, None)
         if puzzle is not None:
             self.bytes -= puzzle.size
+
+    def drop_older(self, than: float) -> None:
+        """Give up what got no piece since then: its sender has left, or it was whole before and this is a late echo."""
+        while self._puzzles and next(iter(self._puzzles.values())).touched_at < than:
+            self.drop(next(iter(self._puzzles)))
 
     def _make_room(self) -> bool:
         given_up = False

@@ -19,11 +19,9 @@ one side forgot the other, then its datagrams open but are a stranger's: the one
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
 from math import inf
-from typing import Final
 
 from ..events import Mode, Peer, PeerJoined, PeerLeft, PeerModeChanged
 from ..stamp import Op
@@ -33,6 +31,7 @@ from .outbox import Outbox
 from .pacer import Pacer, Pulse
 from .peers import Candidates, Nonces, Session, Sessions, Throttle
 from .reconcile import Reconciler, Replica
+from .reports import Counters, ForeignKey, MeshEvent, OpsLost, OpsReceived
 from .seal import OVERHEAD_BYTES, Header, MeshKey, Openers, Sealer, read_header
 from .settings import Address, Limits, Random, Timing
 from .wire import (
@@ -57,93 +56,6 @@ from .wire import (
 )
 
 __all__ = ["Counters", "ForeignKey", "MeshEvent", "Node", "OpsLost", "OpsReceived"]
-
-
-@dataclass(frozen=True, slots=True)
-class OpsReceived:
-    """A peer's writes.  Each write of a peer is told once, in any order; the stamps decide what is newer.
-
-    Attributes:
-        ops: one or more.
-        node_id: the peer that sent them.
-    """
-
-    ops: tuple[Op, ...]
-    node_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class ForeignKey:
-    """Someone at this address speaks this protocol with a key that this instance does not hold: another secret, most often.
-
-    Told once an address in ``Timing.foreign_key_pause``.  Anyone can forge it: good for a line in a log, not for a decision.
-    """
-
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class OpsLost:
-    """Some writes of this peer will never come, and comparing with it is not possible.
-
-    Which keys they were of nobody knows any more: what is kept for peers must be forgotten, so that a read is a miss and
-    not a lie.
-
-    Attributes:
-        node_id: the peer that sent them.
-    """
-
-    node_id: int
-
-
-MeshEvent = PeerJoined | PeerLeft | PeerModeChanged | OpsReceived | OpsLost | ForeignKey
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a node has done since it was made.
-
-    Attributes:
-        datagrams_in: received, good or bad.
-        datagrams_out: sent, each destination counted.
-        bytes_in: received.
-        bytes_out: sent, each destination counted.
-        ops_in: writes received from peers.
-        ops_out: writes sent, each once however many peers there are.
-        repeats_in: datagrams of writes that had come already.
-        repeats_out: datagrams sent again, because a peer missed them.
-        nacks_out: requests for datagrams that were missing.
-        numbers_lost: missing datagrams that no peer can send again.
-        requests_refused: requests of peers that were not answered, because there were too many.
-        comparisons: how often this instance compared what it knows with a peer.
-        fetched: writes that came because of that.
-        candidates_refused: addresses that were not taken in, because there were too many already.
-        dropped: datagrams that were dropped, by :class:`~meshcache.mesh.errors.Reason`.
-    """
-
-    datagrams_in: int = 0
-    datagrams_out: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    ops_in: int = 0
-    ops_out: int = 0
-    repeats_in: int = 0
-    repeats_out: int = 0
-    nacks_out: int = 0
-    numbers_lost: int = 0
-    requests_refused: int = 0
-    comparisons: int = 0
-    fetched: int = 0
-    candidates_refused: int = 0
-    dropped: Counter[Reason] = field(default_factory=Counter)
-
-    def as_dict(self) -> dict[str, int]:
-        """All of it, flat: ``dropped`` becomes ``dropped_forged`` and so on, one for every reason."""
-        flat = {name: getattr(self, name) for name in _PLAIN_COUNTERS}
-        return flat | {f"dropped_{reason}": self.dropped[reason] for reason in Reason}
-
-
-_PLAIN_COUNTERS: Final = tuple(field.name for field in fields(Counters) if field.name != "dropped")
 
 
 class Node:
@@ -211,6 +123,9 @@ class Node:
         self.counters.bytes_in += len(data)
         if self._closed:
             return
+        # Also before the timer has rung: after a long sleep of this process, what waited in the socket is too old to
+        # believe, above all its times to live.
+        self._lose_silent(now)
         try:
             header = read_header(data)
             session = self._sessions.get(header.node_id)
@@ -258,8 +173,7 @@ class Node:
         """Do what is due."""
         if self._closed or not self._sealer.ready:
             return
-        for session in self._sessions.silent(now):
-            self._lose(session, "silent", now)
+        self._lose_silent(now)
         self._greet_candidates(now)
         self._send_nacks(now)
         self._compare(now)
@@ -292,9 +206,9 @@ class Node:
             return
         if not self._candidates.add(address, now, self._timing.candidate_ttl):
             self.counters.candidates_refused += 1
-        for session in self._sessions:
-            if session.address == address:
-                self._candidates.leads_to(address, session.node_id)
+        node_id = self._sessions.at(address)
+        if node_id is not None:
+            self._candidates.leads_to(address, node_id)
         self._greet_candidates(now)
 
     def set_keys(self, keys: Sequence[MeshKey]) -> None:
@@ -357,7 +271,7 @@ class Node:
                     self._receive_heartbeat(session, frame, now)
             case Gap(first, last):
                 session.inbox.unrepeatable(first, last)
-                self._note_losses(session, now)
+                self._note_losses(session)
             case TellDigest() | TellBucket():
                 self._ask(self._reconciler.take(session, frame, now), now)
             case Nack() | AskDigest() | AskBucket() | Fetch():
@@ -426,6 +340,11 @@ class Node:
         self._candidates.leads_to(sender, header.node_id)
         self._events.append(PeerJoined(session.peer))
 
+    def _lose_silent(self, now: float) -> None:
+        if now >= self._sessions.next_silence:
+            for session in self._sessions.silent(now):
+                self._lose(session, "silent", now)
+
     def _lose(self, session: Session, reason: str, now: float) -> None:
         self._sessions.remove(session)
         self._openers.dismiss(session.node_id)
@@ -454,18 +373,19 @@ class Node:
 
     def _receive_writes(self, session: Session, frame: Ops | Fragment, now: float) -> None:
         if frame.number:
-            if not session.inbox.arrived(frame.number, self._first_ask_at(now)):
+            ask_at = self._first_ask_at(now)
+            if not session.inbox.arrived(frame.number, ask_at):
                 self.counters.repeats_in += 1
                 return
-            self._note_losses(session, now)
+            self._note_losses(session, ask_at)
         if isinstance(frame, Ops):
             self._tell(session, frame.ops, now)
             return
         self._reconciler.touch(now)
-        op, given_up = self._assembly.add(frame)
+        op, given_up = self._assembly.add(frame, now)
         if given_up:
             session.inbox.lost += 1
-            self._note_losses(session, now)
+            self._note_losses(session)
         if op is not None:
             self._tell(session, (op,), now)
 
@@ -481,15 +401,15 @@ class Node:
     def _receive_heartbeat(self, session: Session, frame: Heartbeat, now: float) -> None:
         self._take_mode(session, frame.mode)
         session.root = frame.root
-        session.inbox.announced(frame.last, self._first_ask_at(now))
+        ask_at = self._first_ask_at(now)
+        session.inbox.announced(frame.last, ask_at)
         session.inbox.unrepeatable(0, frame.lowest - 1)
-        self._note_losses(session, now)
+        self._note_losses(session, ask_at)
         if frame.root is not None or session.inbox.lost > session.lost:
             self._to_compare[session.node_id] = session
             self._compare_at = now
-        known = self._sessions.addresses
         for address in frame.peers:
-            if address not in known:
+            if self._sessions.at(address) is None:
                 self._candidates.add(address, now, self._timing.candidate_ttl)
         self._greet_candidates(now)
 
@@ -497,14 +417,19 @@ class Node:
         soonest, latest = self._timing.nack_after
         return now + soonest + (latest - soonest) * self._random.random()
 
-    def _note_losses(self, session: Session, now: float) -> None:
-        """Count what is lost for good; have a timer if something is missing, and none if nothing is."""
+    def _note_losses(self, session: Session, ask_at: float = inf) -> None:
+        """Count what is lost for good; have a timer if something is missing, and none if nothing is.
+
+        Args:
+            session: something came from it.
+            ask_at: when to ask for what was found missing now.
+        """
         self.counters.numbers_lost += session.inbox.lost - session.counted
         session.counted = session.inbox.lost
         if not session.inbox:
             self._nacks.pop(session.node_id, None)
-        elif session.node_id not in self._nacks:
-            self._nacks[session.node_id] = session.inbox.ask_at
+        else:
+            self._nacks[session.node_id] = min(ask_at, self._nacks.get(session.node_id, inf))
 
     def _send_nacks(self, now: float) -> None:
         for node_id, due in list(self._nacks.items()):
@@ -592,11 +517,13 @@ class Node:
             frame, session = self._bulk.popleft()
             if isinstance(frame, Ops | Fragment | Gap):
                 self._repeating.discard((session.node_id, frame[0]))
-            self._send(frame, session.address, now)
+            if self._sessions.get(session.node_id) is session:
+                self._send(frame, session.address, now)
         self._pacer.sent(len(bodies) + bulk)
 
     def _send_heartbeat(self, now: float) -> None:
         self._pulse.beat(now)
+        self._assembly.drop_older(now - self._timing.assembly_timeout)
         self._urgent.append((encode(self._heartbeat(), now), self._sessions.addresses))
 
     def _heartbeat(self) -> Heartbeat:

@@ -247,13 +247,14 @@ class Session:
 class Sessions:
     """The peers, in the order in which they were last heard, so that the one to be missed next is the first."""
 
-    __slots__ = ("_addresses", "_sessions", "_timing", "limit")
+    __slots__ = ("_addresses", "_by_address", "_sessions", "_timing", "limit")
 
     def __init__(self, limits: Limits, timing: Timing) -> None:
         self.limit = limits.max_peers
         self._timing = timing
         self._sessions: OrderedDict[int, Session] = OrderedDict()
         self._addresses: tuple[Address, ...] | None = ()
+        self._by_address: dict[Address, int] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -269,8 +270,13 @@ class Sessions:
     def addresses(self) -> tuple[Address, ...]:
         """Where to send what is for every peer."""
         if self._addresses is None:
-            self._addresses = tuple([session.address for session in self._sessions.values()])
+            self._by_address = {session.address: session.node_id for session in self}
+            self._addresses = tuple(self._by_address)
         return self._addresses
+
+    def at(self, address: Address) -> int | None:
+        """The node id of the peer at this address."""
+        return self._by_address.get(address) if self.addresses else None
 
     @property
     def next_silence(self) -> float:

@@ -117,7 +117,7 @@ class Reconciler:
         if not in_doubt and (session.compared == (own, theirs) or now < session.compare_at):
             return []
         self.comparisons += 1
-        self._comparison = _Comparison(session, self._replica, now, self._timing.request_timeout)
+        self._comparison = _Comparison(session, self._replica, now, self._timing)
         return [AskDigest()]
 
     def take(self, session: Session, frame: TellDigest | TellBucket, now: float) -> list[Request]:
@@ -187,7 +187,7 @@ class Reconciler:
             if op is not None:
                 waiting[key, is_sweep] = op
         frames: list[Ops | Fragment] = []
-        while waiting and len(frames) < self._limits.max_bulk:
+        while waiting and len(frames) < self._limits.max_repeats:  # what is left out is asked for again
             run, _, pieces = next_run(waiting, now, self._limits.max_value_bytes)
             frames.extend(pieces or [Ops(0, tuple(run))])
         return frames
@@ -227,18 +227,21 @@ class _Comparison:
         roots: what was compared, here and there.
         found: how many writes there were that this instance wanted.
         has_holes: some of them did not come.
+        is_hopeless: the peer does not answer, or this takes too long.
         retry_at: when to ask again, in seconds.
     """
 
-    def __init__(self, partner: Session, replica: Replica, now: float, timeout: float) -> None:
+    def __init__(self, partner: Session, replica: Replica, now: float, timing: Timing) -> None:
         self.partner = partner
         self.lost = partner.inbox.lost
         self.roots = (replica.buckets.root, partner.root or b"")
         self.found = 0
         self.has_holes = False
-        self.retry_at = now + timeout
+        self.retry_at = now + timing.request_timeout
+        self.is_hopeless = False
         self._replica = replica
-        self._timeout = timeout
+        self._timeout = timing.request_timeout
+        self._until = now + timing.longest_comparison
         self._attempts = 0
         self._has_digest = False
         self._todo: deque[AskBucket] = deque()
@@ -251,11 +254,6 @@ class _Comparison:
     def is_complete(self) -> bool:
         """Everything was asked and answered."""
         return self._has_digest and not (self._todo or self._asks or self._wanted or self._fetching)
-
-    @property
-    def is_hopeless(self) -> bool:
-        """The peer does not answer."""
-        return self._attempts > _PATIENCE
 
     def touch(self, now: float) -> None:
         """There is progress."""
@@ -305,6 +303,7 @@ class _Comparison:
         """
         self._attempts += 1
         self.retry_at = now + self._timeout
+        self.is_hopeless = self._attempts > _PATIENCE or now > self._until
         if not self._has_digest:
             return [AskDigest()]
         if self._attempts > _FETCH_PATIENCE and not self._asks and self._fetching:

@@ -71,6 +71,9 @@ class Timing:
     burst_pause: float = 0.001
     """The pause between two bursts of :attr:`Limits.burst` datagrams."""
 
+    assembly_timeout: float = 10.0
+    """Pieces of a value that wait so long for another one are given up.  Much longer than a repair takes."""
+
     request_timeout: float = 0.1
     """The pause until a question of a comparison that was not answered is asked again.  Many round trips."""
 
@@ -79,6 +82,10 @@ class Timing:
 
     longest_compare_pause: float = 8.0
     """Comparisons that find nothing, because writes are on their way all the time, become rarer up to this."""
+
+    longest_comparison: float = 60.0
+    """A comparison that takes longer begins anew, perhaps with another peer; what it brought stays.  Longer than a store
+    of usual size takes."""
 
     foreign_key_pause: float = 60.0
     """The pause between two reports of one address that seals with another key.  A line in a log, not a flood."""
@@ -118,7 +125,7 @@ class Limits:
     """Missing datagrams remembered for each peer.  As many as a full ring holds."""
 
     max_repeats: int = 512
-    """Datagrams sent again for one request.  What a peer can take in within ``nack_pause``, with ease."""
+    """Datagrams sent for one request; a large value may exceed it.  What a peer can take in within ``nack_pause``, with ease."""
 
     assembly_bytes: int = 8 * 2**20
     """Pieces of large values that wait for the others, of all peers together.  Several times ``max_value_bytes``."""

@@ -518,6 +518,19 @@ def test_after_a_long_sleep_one_heartbeat_is_sent_and_not_a_burst(network: Netwo
     assert len(a.node.datagrams_to_send(a.now + 4.0)) == 1
 
 
+def test_what_waited_in_the_socket_during_a_long_sleep_is_not_believed(network: Network) -> None:
+    a, b = add_host(network, 1), add_host(network, 2)
+    meet(network, a, b)
+    b.pause()
+    publish(a, set_op("k", expires_at=a.now + 10.0))
+    network.run(9.0)
+    b.resume()
+    network.run(3.0)
+    assert ops_of(b) == []
+    assert knows(a, b)
+    assert knows(b, a)
+
+
 # -- keys
 
 

@@ -107,7 +107,7 @@ def test_any_size_arrives_whole(key: str, size: int) -> None:
         if isinstance(frame, Ops):
             whole += frame.ops
         elif isinstance(frame, Fragment):
-            done, _ = assembly.add(frame)
+            done, _ = assembly.add(frame, 0.0)
             whole += [done] if done else []
     assert whole == [op]
 

@@ -330,7 +330,19 @@ def test_large_values_are_fetched_too() -> None:
     meet(network, a.host, b.host)
     network.run_until(lambda: agree(a, b), 10.0)
     assert b.replica.get("large7", b.host.now) == a.replica.get("large7", a.host.now)
+    network.run(15.0)
     assert b.node.memory_bytes == 0
+
+
+def test_a_large_value_that_was_forgotten_here_is_fetched_again(network: Network) -> None:
+    a, b = Known(network, 1), Known(network, 2)
+    meet(network, a.host, b.host)
+    a.write(set_op("large", 1, b"v" * 50_000))
+    network.run(1.0)
+    del b.replica.records["large"]
+    b.replica.buckets.remove("large")
+    network.run_until(lambda: agree(a, b), 3.0)
+    assert b.replica.get("large", b.host.now) == b"v" * 50_000
 
 
 def test_no_one_compares_while_redis_answers(network: Network) -> None:
