@@ -18,7 +18,7 @@ from zlib import crc32
 
 from .stamp import Stamp
 
-__all__ = ["BUCKETS", "HASH_BYTES", "Buckets", "Version", "bucket_of"]
+__all__ = ["BUCKETS", "HASH_BYTES", "Buckets", "Version", "bucket_of", "root_of"]
 
 BUCKETS: Final = 128
 """All hashes together fit into one datagram of the mesh."""
@@ -37,6 +37,14 @@ class Version(NamedTuple):
 def bucket_of(key: str) -> int:
     """The number of the bucket that a key or a pattern is in."""
     return crc32(key.encode()) % BUCKETS
+
+
+def root_of(hashes: bytes) -> bytes:
+    """The root that belongs to the hashes of all buckets."""
+    root = 0
+    for start in range(0, len(hashes), HASH_BYTES):
+        root ^= int.from_bytes(hashes[start : start + HASH_BYTES], "big")
+    return root.to_bytes(HASH_BYTES, "big")
 
 
 class Buckets:

@@ -201,15 +201,15 @@ class Session:
         root: the hash of all it knows, by that heartbeat; None if it is not to be compared with.
         lost: how many of its writes were lost for good, when this was last made up for.
         counted: how many of them the node has counted.
-        compared: the roots here and there of the last comparison that found nothing.
+        compared: the roots here and there of the last comparison that found nothing, good until ``compared_until``.
         compare_at: not to be compared with before, in seconds.
         compare_pause: the pause after the next comparison, in seconds.
         requests: how many of its requests may be answered now, as of ``requests_at``.
     """
 
     __slots__ = (
-        "address", "compare_at", "compare_pause", "compared", "counted", "heartbeat", "inbox", "last_heard", "lost", "mode",
-        "node_id", "requests", "requests_at", "root", "window",
+        "address", "compare_at", "compare_pause", "compared", "compared_until", "counted", "heartbeat", "inbox",
+        "last_heard", "lost", "mode", "node_id", "requests", "requests_at", "root", "window",
     )  # fmt: skip
 
     def __init__(self, node_id: int, address: Address, mode: Mode, counter: int, inbox: Inbox, now: float) -> None:
@@ -224,6 +224,7 @@ class Session:
         self.lost = 0
         self.counted = 0
         self.compared: tuple[bytes, bytes] | None = None
+        self.compared_until = now
         self.compare_at = now
         self.compare_pause = 0.0
         self.requests = 0.0
@@ -233,6 +234,10 @@ class Session:
     def peer(self) -> Peer:
         """What the public may know of it."""
         return Peer(f"{self.node_id:016x}", self.address[0], self.address[1], self.mode)
+
+    def has_compared(self, roots: tuple[bytes, bytes], now: float) -> bool:
+        """Whether these were compared lately, and nothing was found."""
+        return self.compared == roots and now < self.compared_until
 
     def may_request(self, now: float, per_second: int) -> bool:
         """Whether one more request of it is to be answered; takes it into account (a token bucket of one second)."""

@@ -21,7 +21,7 @@ from heapq import nsmallest
 from math import inf
 from typing import Final, Protocol
 
-from ..buckets import BUCKETS, HASH_BYTES, Buckets, Version
+from ..buckets import BUCKETS, HASH_BYTES, Buckets, Version, root_of
 from ..stamp import Kind, Op, Stamp
 from .outbox import Waiting, next_run
 from .peers import Session
@@ -114,7 +114,7 @@ class Reconciler:
             session.compare_pause, session.compare_at = 0.0, now
             return []
         in_doubt = session.inbox.lost > session.lost
-        if not in_doubt and (session.compared == (own, theirs) or now < session.compare_at):
+        if not in_doubt and (now < session.compare_at or session.has_compared((own, theirs), now)):
             return []
         self.comparisons += 1
         self._comparison = _Comparison(session, self._replica, now, self._timing)
@@ -208,6 +208,7 @@ class Reconciler:
             session.lost = max(session.lost, comparison.lost)
             if not comparison.found:
                 session.compared = comparison.roots
+                session.compared_until = now + self._timing.compared_ttl
         longer = 0.0 if comparison.found else session.compare_pause * 2
         session.compare_pause = max(self._timing.compare_pause, min(longer, self._timing.longest_compare_pause))
         session.compare_at = now + session.compare_pause
@@ -234,7 +235,7 @@ class _Comparison:
     def __init__(self, partner: Session, replica: Replica, now: float, timing: Timing) -> None:
         self.partner = partner
         self.lost = partner.inbox.lost
-        self.roots = (replica.buckets.root, partner.root or b"")
+        self.roots = (b"", b"")
         self.found = 0
         self.has_holes = False
         self.retry_at = now + timing.request_timeout
@@ -267,7 +268,7 @@ class _Comparison:
                 return False
             self._has_digest = True
             own = self._replica.buckets
-            self.roots = (own.root, self.roots[1])
+            self.roots = (own.root, root_of(frame.hashes))
             self._todo.extend(AskBucket(bucket, 0, "", False) for bucket in _differing(own.hashes, frame.hashes))
         else:
             ask = self._asks.get(frame.bucket)

@@ -83,6 +83,9 @@ class Timing:
     longest_compare_pause: float = 8.0
     """Comparisons that find nothing, because writes are on their way all the time, become rarer up to this."""
 
+    compared_ttl: float = 60.0
+    """Two that differ in what one of them does not want, for example because it is full, are compared again after this."""
+
     longest_comparison: float = 60.0
     """A comparison that takes longer begins anew, perhaps with another peer; what it brought stays.  Longer than a store
     of usual size takes."""

@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshcache.buckets import BUCKETS, HASH_BYTES, Buckets, Version, bucket_of
+from meshcache.buckets import BUCKETS, HASH_BYTES, Buckets, Version, bucket_of, root_of
 from meshcache.stamp import make_stamp
 
 
@@ -37,6 +37,7 @@ def test_any_history_that_ends_the_same_gives_the_same_hashes(history: list[tupl
             known.pop((key, is_sweep), None)
     fresh = summary(known, seed=len(history))
     assert (buckets.root, buckets.hashes, len(buckets)) == (fresh.root, fresh.hashes, len(known))
+    assert root_of(buckets.hashes) == buckets.root
     listed = [version for bucket in range(BUCKETS) for version in buckets.versions(bucket)]
     assert sorted(listed) == sorted(Version(key, make_stamp(n, 0, 1), is_sweep) for (key, is_sweep), n in known.items())
 
