@@ -24,6 +24,8 @@ ENTRY_OVERHEAD_BYTES = 400
 MAX_SWEEPS = 64
 """So many patterns are remembered one by one; the next makes all of them one sweep of everything."""
 
+_SPARE_SECONDS = 64
+
 
 class Entry:
     """What the store knows of one key.
@@ -124,22 +126,21 @@ class Store:
         return True
 
     def expire(self, now: float, limit: int) -> bool:
-        """Turn what expired into tombstones and forget old tombstones, ``limit`` keys at most.
+        """Turn what expired into tombstones and forget old tombstones, ``limit`` keys (1 or more) at most.
 
         Returns:
-            Whether there may be more to do.
+            Whether there is more to do now.
         """
         if self._sweeps and self._sweeps_end <= now:
             self._sweeps.clear()
-        due = self._calendar.due(now, limit)
-        for key in due:
+        for key in self._calendar.take(now, limit):
             entry = self._entries[key]
             entry._due = None
             if entry.value is None:
                 self._drop(key, entry)
             else:
                 self._bury(key, entry, entry.expires_at)
-        return len(due) == limit
+        return self._calendar.is_due(now)
 
     def clear(self) -> None:
         """Forget everything, stamps and sweeps too."""
@@ -219,7 +220,8 @@ def add_sweep(sweeps: dict[str, Stamp], pattern: str, stamp: Stamp) -> str:
 class _Calendar:
     """Which keys have something due, by the second.
 
-    A key overwritten a million times stands in it once, so nothing needs to be rebuilt; a heap of moments would.
+    A key overwritten a million times stands in it once, where a heap of moments would keep them all.  Seconds that nobody
+    waits for any more leave the heap when they are half of it.
     """
 
     __slots__ = ("_days", "_order")
@@ -242,16 +244,26 @@ class _Calendar:
 
     def remove(self, key: str, second: int | None) -> None:
         """Take a key out again."""
-        if second is not None and (day := self._days.get(second)) is not None:
-            day.pop(key, None)
+        if second is None:
+            return
+        day = self._days[second]
+        del day[key]
+        if not day:
+            del self._days[second]
+            if len(self._order) > 2 * len(self._days) + _SPARE_SECONDS:
+                self._order = sorted(self._days)  # which is a heap
 
-    def due(self, now: float, limit: int) -> list[str]:
+    def is_due(self, now: float) -> bool:
+        """Whether a second is over."""
+        return bool(self._order) and self._order[0] <= now
+
+    def take(self, now: float, limit: int) -> list[str]:
         """Take out keys whose second is over."""
         keys: list[str] = []
-        while self._order and self._order[0] <= now and len(keys) < limit:
-            day = self._days[self._order[0]]
+        while self.is_due(now) and len(keys) < limit:
+            day = self._days.get(self._order[0])
             while day and len(keys) < limit:
                 keys.append(day.popitem()[0])
             if not day:
-                del self._days[heapq.heappop(self._order)]
+                self._days.pop(heapq.heappop(self._order), None)
         return keys
