@@ -161,6 +161,18 @@ def test_a_network_of_ipv6_alone_works_too(network: Network) -> None:
     two.printed("heard fd00:9::1 greetings")
 
 
+def test_hosts_whose_ipv6_is_switched_off_use_ipv4(network: Network) -> None:
+    hosts = [network.host(), network.host()]
+    for number, host in enumerate(hosts, 1):
+        subprocess.run(
+            ["ip", "netns", "exec", host.name, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"], check=True
+        )
+        host.address(f"10.9.0.{number}/24")
+    one, two = (host.instance() for host in hosts)
+    one.printed("heard 10.9.0.2 greetings")
+    two.printed("heard 10.9.0.1 greetings")
+
+
 def test_every_address_of_a_host_is_a_candidate(network: Network) -> None:
     one = network.host().address("10.9.0.1/24").instance()
     network.host().address("10.9.0.2/24").address("10.10.0.2/24").address("fd00:9::2/64").instance()
