@@ -43,11 +43,15 @@ class Journal:
 
     def is_dirty(self, key: str) -> bool:
         """Whether Redis may hold something older for this key than this instance knows."""
-        return key in self._keys or any(matcher(pattern)(key) for pattern in self._sweeps)
+        return key in self._keys or (bool(self._sweeps) and any(matcher(pattern)(key) for pattern in self._sweeps))
 
     def stamp(self, key: str) -> Stamp | None:
-        """The stamp of the newest write of a dirty key, which the store may have given up; None if it is not dirty."""
-        return self._keys.get(key)
+        """The stamp of the newest write or sweep of a dirty key, which the store may have given up; None if it is not dirty."""
+        newest = self._keys.get(key)
+        for pattern, stamp in self._sweeps.items():
+            if (newest is None or stamp > newest) and matcher(pattern)(key):
+                newest = stamp
+        return newest
 
     def mark(self, key: str, stamp: Stamp) -> None:
         """A key was written or deleted; an older stamp than the one known changes nothing."""

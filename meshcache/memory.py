@@ -100,7 +100,10 @@ class MemoryTier:
         entry = self.store.peek(key, now)
         if entry is None or entry.value is None:
             return NO_KEY
-        return NO_EXPIRY if entry.expires_at == inf else max(1, ceil((entry.expires_at - now) * 1000))
+        if entry.expires_at == inf:
+            return NO_EXPIRY
+        # Floats: (now + 60) - now may be a little more than 60, and must not be told as 61 seconds.
+        return max(1, ceil(round((entry.expires_at - now) * 1000, 3)))
 
     async def expire(self, key: str, ttl_ms: int | None) -> bool:
         """A new time to live: a write of the same value.  False if this instance does not hold the key."""
@@ -138,7 +141,7 @@ class MemoryTier:
 
     def is_dirty(self, key: str) -> bool:
         """Whether Redis may still hold something older for this key than this instance knows."""
-        return bool(self.journal) and self.journal.is_dirty(key)  # type: ignore[union-attr]
+        return self.journal is not None and self.journal.is_dirty(key)
 
     def learn_sweeps(self, sweeps: Mapping[str, Stamp]) -> None:
         """Patterns that other instances deleted in Redis: what is older here is not to be brought back."""
@@ -146,6 +149,8 @@ class MemoryTier:
         for pattern, stamp in sweeps.items():
             if self._clock.observe(stamp):
                 self.store.apply(Op(Kind.SWEEP, pattern, stamp), now)
+            else:
+                self.refused_stamps += 1
 
     def dirty(self, limit: int) -> list[Op]:
         """What the oldest ``limit`` dirty keys are now.  A value that memory no longer has becomes an invalidation."""

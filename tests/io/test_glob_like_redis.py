@@ -15,7 +15,9 @@ from meshcache.testing.server import RedisServer
 # Mostly what means something in a pattern, so that classes are unclosed, ranges reversed and backslashes last.  No class is
 # a range with an end above 127: what that means depends on the machine (see meshcache/glob.py).
 ALPHABET = "abz*?[]^\\-é\n"
-PATTERNS = st.text(st.sampled_from(ALPHABET), min_size=1, max_size=14).filter(lambda p: not {"é-", "-é"} & set(zip_pairs(p)))
+PATTERNS = st.text(st.sampled_from(ALPHABET), min_size=1, max_size=14).filter(
+    lambda p: not {"é-", "-é"} & set(zip_pairs(p))
+)
 KEYS = st.text(st.sampled_from(ALPHABET), min_size=1, max_size=8)
 
 

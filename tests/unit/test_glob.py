@@ -68,7 +68,9 @@ def test_a_star_around_any_pattern_matches_wherever_it_stands(pattern: str, befo
     assert matcher(f"{escape(before)}*{literal}")(before + pattern)
 
 
-@pytest.mark.parametrize("pattern", ["*a" * 5 + "*b", "*a" * 400 + "*b", "*[a-z]*" * 30 + "b", "*?" * 300 + "b", "*aaaa" * 40 + "b"])
+@pytest.mark.parametrize(
+    "pattern", ["*a" * 5 + "*b", "*a" * 400 + "*b", "*[a-z]*" * 30 + "b", "*?" * 300 + "b", "*aaaa" * 40 + "b"]
+)
 @pytest.mark.parametrize("key", ["a" * 1024, "a" * 1023 + "é"], ids=["ascii", "multibyte"])
 def test_no_pattern_takes_long(pattern: str, key: str) -> None:
     matches = matcher(pattern)

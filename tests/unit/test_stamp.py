@@ -40,7 +40,9 @@ def clock(wall: Wall) -> HybridClock:
 
 
 @given(parts, parts)
-def test_the_order_of_bytes_is_the_order_of_time_counter_and_node(a: tuple[int, int, int], b: tuple[int, int, int]) -> None:
+def test_the_order_of_bytes_is_the_order_of_time_counter_and_node(
+    a: tuple[int, int, int], b: tuple[int, int, int]
+) -> None:
     assert (make_stamp(*a) < make_stamp(*b)) == (a < b)
     assert (make_stamp(*a) == make_stamp(*b)) == (a == b)
 

@@ -324,7 +324,9 @@ class StoreAgainstModel(RuleBasedStateMachine):
         ttl=st.sampled_from([-1.0, 0.0, 0.4, 1.0, 5.0, 30.0, inf]),
     )
     def write(self, kind: Kind, key: str, number: int, node: int, size: int, ttl: float) -> None:
-        op = Op(kind, key, stamp(number, node), b"%d" % number + bytes(size) if kind is Kind.SET else b"", self.now + ttl)
+        op = Op(
+            kind, key, stamp(number, node), b"%d" % number + bytes(size) if kind is Kind.SET else b"", self.now + ttl
+        )
         known = self.model.get(key)
         newer = known is None or (op.stamp, op.kind) > (known.stamp, known.kind)
         swept = any(op.stamp < swept and PATTERNS[pattern](key) for pattern, swept in self.sweeps.items())
@@ -406,7 +408,9 @@ class StoreAgainstModel(RuleBasedStateMachine):
             entry = self.look(key)
             assert entry is not None
             assert entry.value is None or known.expires_at + 1 > self.now, "an expired value takes room"
-            assert entry.value is not None or known.dead_at + TOMBSTONE_TTL + 1 > self.now, "an old tombstone takes room"
+            assert entry.value is not None or known.dead_at + TOMBSTONE_TTL + 1 > self.now, (
+                "an old tombstone takes room"
+            )
 
     def settle_expiry(self, gone: set[str]) -> None:
         for key in gone:
