@@ -127,7 +127,7 @@ class Scenario:
         calls, slowest = self._end_load()
         cold = self._fleet.instances[0].call("get", keys=["user:1"])["values"]["user:1"] is None
         return Shown(
-            f"mode memory everywhere after {_ms(noticed)}; {calls} calls, no error, the slowest {_ms(slowest)}",
+            f"mode memory everywhere after {_ms(noticed)}; {calls:,} calls, no error, the slowest {_ms(slowest)}",
             {"noticed_ms": _round_ms(noticed), "calls": calls, "errors": 0, "slowest_call_ms": _round_ms(slowest)},
             "what only Redis held is a miss until it is back: this version keeps no warm copy" if cold else "",
         )
@@ -198,7 +198,7 @@ class Scenario:
         time.sleep(_LOAD_SECONDS)
         calls, slowest = self._end_load()
         return Shown(
-            f"after {outage:.1f} s; mode redis everywhere {_ms(back)} later; {calls} calls meanwhile, no error, the slowest {_ms(slowest)}",
+            f"after {outage:.1f} s; mode redis everywhere {_ms(back)} later; {calls:,} calls meanwhile, no error, the slowest {_ms(slowest)}",
             {
                 "outage_s": round(outage, 3),
                 "back_ms": _round_ms(back),
