@@ -76,10 +76,14 @@ async def publish_sweeps(link: Link, names: Names, sweeps: Mapping[str, Stamp], 
 
     Raises:
         Unavailable: Redis cannot serve.
+        RedisCommandError: something else stands in that key.
     """
     words: list[Argument] = [word for sweep in sweeps.items() for word in sweep]
-    if words:
-        await _SWEEPS.run(link, [_SWEEPS.command([names.sweeps], [fence_ttl_ms, MAX_SWEEPS, *words])])
+    if not words:
+        return
+    (reply,) = await _SWEEPS.run(link, [_SWEEPS.command([names.sweeps], [fence_ttl_ms, MAX_SWEEPS, *words])])
+    if isinstance(reply, RedisCommandError) and not str(reply).startswith(_FORBIDDEN):
+        raise reply
 
 
 async def read_sweeps(link: Link, names: Names) -> dict[str, Stamp]:
@@ -90,8 +94,11 @@ async def read_sweeps(link: Link, names: Names) -> dict[str, Stamp]:
         RedisCommandError: the user may not.
     """
     flat = await link.execute("HGETALL", names.sweeps)
-    pairs = zip(flat[::2], flat[1::2], strict=True)
-    return {pattern.decode(): Stamp(stamp) for pattern, stamp in pairs if len(stamp) == STAMP_BYTES}
+    return {
+        pattern.decode(): Stamp(stamp)
+        for pattern, stamp in zip(flat[::2], flat[1::2], strict=True)
+        if len(stamp) == STAMP_BYTES and _is_text(pattern)  # who else wrote there is not ours
+    }
 
 
 class _Script:
@@ -124,6 +131,10 @@ _FENCE: Final = _Script("fence.lua")
 _SWEEPS: Final = _Script("sweeps.lua")
 
 
+_FORBIDDEN: Final = ("NOPERM", "NOSCRIPT", "ERR unknown command")
+"""How replies begin where scripts may not be run; NOSCRIPT remains if they may not be loaded."""
+
+
 def _is_missing(reply: object) -> bool:
     return isinstance(reply, RedisCommandError) and str(reply).startswith("NOSCRIPT")
 
@@ -143,3 +154,11 @@ async def _unlink(link: Link, redis_keys: Iterable[bytes]) -> None:
         for reply in await link.execute_many(commands):
             if isinstance(reply, RedisCommandError):
                 raise reply
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -8,7 +8,6 @@ both, ``~gateway:*`` and ``~{gateway*``.
 from __future__ import annotations
 
 from binascii import crc_hqx
-from functools import lru_cache
 from itertools import count
 from typing import Final
 
@@ -69,11 +68,28 @@ class Names:
         _, _, after = redis_key.partition(b"{")
         tag, closed, _ = after.partition(b"}")
         if not (tag and closed):  # hashed as a whole, but a "}" cannot stand in a tag
-            tag = _tag_of_slot(crc_hqx(redis_key, 0) % _SLOTS)
+            tag = _SLOT_TAGS[_slot(redis_key)]
         return b"{" + tag + b"}" + _FENCE + b":" + redis_key
 
 
-@lru_cache(maxsize=4096)
-def _tag_of_slot(slot: int) -> bytes:
-    """A text that Redis Cluster hashes to this slot, found by trial (some ms)."""
-    return next(tag for number in count() if crc_hqx(tag := b"%d" % number, 0) % _SLOTS == slot)
+class _SlotTags(dict[int, bytes]):
+    """For a slot of Redis Cluster a text that hashes to it: the smallest number that does, the same in every instance.
+
+    Found by trial as far as needed; all 16 384 of them take some ten ms.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = count()
+
+    def __missing__(self, slot: int) -> bytes:
+        while slot not in self:
+            tag = b"%d" % next(self._numbers)
+            self.setdefault(_slot(tag), tag)
+        return self[slot]
+
+
+_SLOT_TAGS: Final = _SlotTags()
+
+
+def _slot(text: bytes) -> int:
+    return crc_hqx(text, 0) % _SLOTS

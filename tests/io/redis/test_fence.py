@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from meshcache.errors import Unavailable
+from meshcache.errors import RedisCommandError, Unavailable
 from meshcache.redis.fence import MAX_SWEEPS, apply, publish_sweeps, read_sweeps, sweep
 from meshcache.redis.link import Link
 from meshcache.redis.names import Names
@@ -240,6 +240,16 @@ async def test_too_many_sweeps_become_one_of_everything(link: Link, names: Names
     assert await read_sweeps(link, names) == first
     await publish_sweeps(link, names, {"one more": stamp(50)}, HOUR_MS)
     assert await read_sweeps(link, names) == {"*": stamp(100 + MAX_SWEEPS - 1, node=255)}
+
+
+async def test_what_others_wrote_in_the_place_of_the_sweeps(link: Link, names: Names, server: RedisServer) -> None:
+    server.client().hset(names.sweeps, mapping={b"\xff": stamp(5), b"short": b"x", b"good": stamp(6)})
+    assert await read_sweeps(link, names) == {"good": stamp(6)}
+    server.client().set(names.sweeps, "x")
+    with pytest.raises(RedisCommandError, match="WRONGTYPE"):
+        await publish_sweeps(link, names, {"*": stamp(7)}, HOUR_MS)
+    with pytest.raises(RedisCommandError, match="WRONGTYPE"):
+        await read_sweeps(link, names)
 
 
 async def test_instances_that_publish_at_once_lose_none(

@@ -318,7 +318,7 @@ async def test_a_restart_in_mid_request(own_server: RedisServer, opened: Opened)
 
 
 async def test_cancellation_passes_through_and_leaks_nothing(own_server: RedisServer, opened: Opened) -> None:
-    link = opened(own_server.url, timeout=30.0, connections=3)
+    link = opened(own_server.url, timeout=1.0, connections=3)
     await link.execute("PING")
     own_server.pause()
     for _ in range(5):
