@@ -74,6 +74,7 @@ class Store:
         self._tombstone_ttl = tombstone_ttl
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # the least recently used first
         self._sweeps: dict[str, Stamp] = {}
+        self._newest_sweep = b""  # a newer write, so nearly every one, need not look at the patterns
         self._sweeps_end = -inf
         self._calendar = _Calendar()
 
@@ -120,7 +121,7 @@ class Store:
         entry = self._entries.get(op.key)
         if entry is not None and (entry.stamp, entry.kind) >= (op.stamp, op.kind):
             return False
-        if self._sweeps and self._is_swept(op.key, op.stamp):
+        if op.stamp < self._newest_sweep and self._is_swept(op.key, op.stamp):
             return False
         self._put(op, now)
         return True
@@ -146,6 +147,7 @@ class Store:
         """Forget everything, stamps and sweeps too."""
         self._entries.clear()
         self._sweeps.clear()
+        self._newest_sweep = b""
         self._calendar = _Calendar()
         self.bytes = 0
 
@@ -191,6 +193,7 @@ class Store:
         if op.stamp <= self._sweeps.get(op.key, b""):
             return False
         pattern = add_sweep(self._sweeps, op.key, op.stamp)
+        self._newest_sweep = max(self._newest_sweep, op.stamp)
         self._sweeps_end = now + self._tombstone_ttl
         matches = matcher(pattern)
         stamp = self._sweeps[pattern]

@@ -116,6 +116,21 @@ def test_what_expired_long_ago_goes_in_one_round_after_a_pause(store: Store) -> 
     assert len(store) == 0
 
 
+@pytest.mark.parametrize("limit", [1, 3, 10])
+def test_what_expires_together_goes_in_slices(store: Store, limit: int) -> None:
+    for number in range(10):
+        store.apply(put(number, f"key{number}", expires_at=NOW + 1), NOW)
+    taken, more = 0, True
+    while more:
+        before = store.bytes
+        more = store.expire(NOW + 2, limit)
+        freed = before - store.bytes
+        assert freed <= limit * len(b"value")
+        taken += freed // len(b"value")
+    assert taken == 10
+    assert len(store) == 10  # as tombstones
+
+
 # -- sweeps
 
 
