@@ -6,13 +6,14 @@ Redis for memory: :meth:`MeshCache._answer`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from math import ceil
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import anyio
+import anyio.lowlevel
 
 from .arguments import check_key, check_keys, check_pattern, ttl_to_ms
 from .discovery.sources import make_sources
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["MeshCache"]
 
 T = TypeVar("T")
+
+_MEMORY_CALLS_A_TURN = 64
 
 
 class MeshCache:
@@ -58,6 +61,7 @@ class MeshCache:
         self._default_ttl_ms = None if default_ttl is None else ttl_to_ms(default_ttl)
         self._runtime: Runtime | None = None
         self._closed = False
+        self._memory_calls = 0
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
@@ -351,6 +355,10 @@ class MeshCache:
             else:
                 runtime.answered()
                 return answer
+        self._memory_calls += 1
+        if not self._memory_calls % _MEMORY_CALLS_A_TURN:
+            # Memory never waits: a loop of calls would keep the mesh, and everybody else, from their turn.
+            await anyio.lowlevel.checkpoint()
         return await call(runtime.memory)
 
     def _split(self, keys: list[str]) -> tuple[list[str], list[str]]:

@@ -6,7 +6,7 @@ It reads the mode and sends signals; what a signal changes is decided in ``modes
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 import anyio

@@ -219,7 +219,13 @@ class Runtime:
         node = Node(
             node_id=self.node_id, keys=self._keys, random=secrets.SystemRandom(), now=self._now(), mode=self.mode
         )
-        announcement = Announcement(self.node_id, self._options.namespace, self._socket.addresses, self._socket.port)
+        announcement = Announcement(
+            self.node_id,
+            self._options.namespace,
+            self._socket.addresses,
+            self._socket.port,
+            everywhere=self._socket.everywhere,
+        )
         self._network = Network(node, self._socket, self._sources, announcement, self._now, self._heard)
         await self._network.run()
 
