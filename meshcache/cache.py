@@ -6,7 +6,7 @@ Redis for memory: :meth:`MeshCache._answer`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from math import ceil
 from types import TracebackType
@@ -221,27 +221,13 @@ class MeshCache:
 
     # -- patterns
 
-    async def scan(self, pattern: str = MATCH_ALL) -> AsyncIterator[str]:
+    def scan(self, pattern: str = MATCH_ALL) -> AsyncIterator[str]:
         """Iterate over the keys that match Redis' glob pattern, each once, without the namespace.
 
         A key that comes or goes meanwhile may or may not be among them.  In an outage: the keys that this instance holds.
         Raises as :meth:`delete`.
         """
-        pattern = check_pattern(pattern)
-        runtime = self._open()
-        seen: set[str] = set()
-        redis = self._redis_now()
-        if redis is not None:
-            try:
-                async for key in redis.scan(pattern):
-                    if key not in seen and not runtime.memory.is_dirty(key):
-                        seen.add(key)
-                        yield key
-            except Unavailable as outage:
-                runtime.lost(outage)
-        async for key in runtime.memory.scan(pattern):
-            if key not in seen:
-                yield key
+        return _Scan(self._open(), self._redis_now(), check_pattern(pattern))
 
     async def keys(self, pattern: str = MATCH_ALL) -> list[str]:
         """The keys that match, as :meth:`scan` gives them."""
@@ -379,7 +365,9 @@ class MeshCache:
 
     def _open(self) -> Runtime:
         if self._runtime is None:
-            raise ClosedError("the cache is closed" if self._closed else "open the cache first: async with MeshCache(...)")
+            raise ClosedError(
+                "the cache is closed" if self._closed else "open the cache first: async with MeshCache(...)"
+            )
         return self._runtime
 
     # -- values
@@ -393,7 +381,9 @@ class MeshCache:
         except CodecError:
             raise
         except Exception as error:  # a codec of the user's own
-            raise CodecError(f"codec {self._codec.name!r} cannot encode this {type(value).__name__}: {error}") from error
+            raise CodecError(
+                f"codec {self._codec.name!r} cannot encode this {type(value).__name__}: {error}"
+            ) from error
 
     def _decode(self, data: bytes) -> Any:
         try:
@@ -401,4 +391,46 @@ class MeshCache:
         except CodecError:
             raise
         except Exception as error:
-            raise CodecError(f"codec {self._codec.name!r} cannot decode what is stored: {type(error).__name__}") from error
+            raise CodecError(
+                f"codec {self._codec.name!r} cannot decode what is stored: {type(error).__name__}"
+            ) from error
+
+
+class _Scan(AsyncIterator[str]):
+    """Keys of Redis, then those of memory: all that it holds after an outage, what is dirty otherwise.
+
+    Not a generator: one that is left early makes trio warn.
+    """
+
+    def __init__(self, runtime: Runtime, redis: RedisTier | None, pattern: str) -> None:
+        self._runtime = runtime
+        self._pattern = pattern
+        self._in_redis = None if redis is None else redis.scan(pattern)
+        self._in_memory: Iterator[str] | None = None
+        self._seen: set[str] = set()  # Redis may name a key twice, and memory once more
+
+    async def __anext__(self) -> str:
+        while (key := await self._next()) in self._seen:
+            pass
+        self._seen.add(key)
+        return key
+
+    async def _next(self) -> str:
+        memory = self._runtime.memory
+        while self._in_redis is not None:
+            try:
+                key = await anext(self._in_redis)
+            except StopAsyncIteration:
+                self._in_redis = None
+            except Unavailable as outage:
+                self._runtime.lost(outage)
+                self._in_redis = None
+            else:
+                if not memory.is_dirty(key):
+                    return key
+        if self._in_memory is None:
+            self._in_memory = iter(memory.keys(self._pattern))
+        try:
+            return next(self._in_memory)
+        except StopIteration:
+            raise StopAsyncIteration from None

@@ -6,7 +6,7 @@ here waits for anything, so each is atomic for the other tasks of the event loop
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil, inf
 
 from .journal import Journal
@@ -114,10 +114,9 @@ class MemoryTier:
         self._write(Op(Kind.SET, key, self._clock.tick(), value, _deadline(ttl_ms, now)), now)
         return True
 
-    async def scan(self, pattern: str) -> AsyncIterator[str]:
-        """The keys that this instance holds."""
-        for key in list(self.store.keys(pattern, self._now())):
-            yield key
+    def keys(self, pattern: str) -> list[str]:
+        """The keys that this instance holds and that match."""
+        return list(self.store.keys(pattern, self._now()))
 
     async def delete_match(self, pattern: str) -> int:
         """Delete what matches, here, at the peers, and in Redis at recovery; how many this instance held."""

@@ -6,7 +6,7 @@ store and never fails.  Time-to-live is in whole ms, None for "never expires".
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 __all__ = ["NO_EXPIRY", "NO_KEY", "Tier"]
@@ -51,10 +51,6 @@ class Tier(Protocol):
 
     async def expire(self, key: str, ttl_ms: int | None) -> bool:
         """Give a new time to live, None for ever.  False if there is no such key."""
-        ...
-
-    def scan(self, pattern: str) -> AsyncIterator[str]:
-        """The keys that match, without namespace; one that comes or goes meanwhile may or may not be among them."""
         ...
 
     async def delete_match(self, pattern: str) -> int:

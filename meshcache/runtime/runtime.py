@@ -13,7 +13,7 @@ import anyio.lowlevel
 from anyio import to_thread
 
 from ..discovery.base import Announcement, Discovery
-from ..errors import Unavailable
+from ..errors import RedisCommandError, Unavailable
 from ..events import Event, Mode, ModeChanged, Peer, PeerJoined, PeerLeft, PeerModeChanged
 from ..journal import Journal
 from ..memory import MemoryTier
@@ -40,6 +40,7 @@ logger = logging.getLogger("meshcache")
 
 _REPLAY_TIMEOUT = 2.0
 _TICK = 1.0
+_KEY_CHECK = 30.0
 _SLICE = 256
 
 
@@ -80,6 +81,8 @@ class Runtime:
         self._keys: list[MeshKey] = []
         self._mesh_key: bytes | None = None
         self._mesh_ready = anyio.Event()
+        self._stranger: ForeignKey | None = None
+        self._key_doubted = anyio.Event()
         self._network: Network | None = None
         self._background = Background(self._main)
         self._warned: set[str] = set()
@@ -114,6 +117,7 @@ class Runtime:
         async with anyio.create_task_group() as tasks:
             if self._recovery is not None:
                 tasks.start_soon(self._recovery.run)
+                tasks.start_soon(self._keep_mesh_key)
             tasks.start_soon(self._run_mesh)
             tasks.start_soon(self._tick)
 
@@ -163,10 +167,7 @@ class Runtime:
         """Redis takes writes again."""
         self.server = server
         self._changed(self._modes.probed(f"Redis {server.version} answers", self._now()))
-        if self._options.secret is None:
-            mine = self._mesh_key or secrets.token_bytes(32)
-            self._mesh_key = await agree_on_mesh_key(self._replay_link, self._names, mine)
-            self._use_mesh_key(MeshKey.from_bytes(self._mesh_key, self._options.namespace))
+        await self._agree_on_mesh_key()
 
     def drained(self) -> None:
         """Redis knows every write of this instance."""
@@ -179,7 +180,9 @@ class Runtime:
         self.mode = change.new
         self._warned.discard("outage")
         level = logging.WARNING if change.new is Mode.MEMORY else logging.INFO
-        logger.log(level, "%s -> %s after %.1f s: %s (%s)", change.old, change.new, change.held, change.cause, self._where)
+        logger.log(
+            level, "%s -> %s after %.1f s: %s (%s)", change.old, change.new, change.held, change.cause, self._where
+        )
         if self._network is not None:
             self._network.announce(change.new)
         if self._recovery is not None:
@@ -211,6 +214,41 @@ class Runtime:
             self._network.node.set_keys(self._keys)
         self._mesh_ready.set()
 
+    async def _agree_on_mesh_key(self) -> None:
+        """Without a secret the key is what Redis holds; the first instance that finds none makes it."""
+        if self._options.secret is None:
+            mine = self._mesh_key or secrets.token_bytes(32)
+            self._mesh_key = await agree_on_mesh_key(self._replay_link, self._names, mine)
+            self._use_mesh_key(MeshKey.from_bytes(self._mesh_key, self._options.namespace))
+
+    async def _keep_mesh_key(self) -> None:
+        """A Redis that came back empty between two calls has a new key, or none: nobody is told, so ask now and then, and
+        when somebody speaks with a key that is not ours."""
+        while self._options.secret is None:
+            with anyio.move_on_after(_KEY_CHECK):
+                await self._key_doubted.wait()
+            stranger, self._key_doubted = self._stranger, anyio.Event()
+            if self.mode is not Mode.REDIS:
+                continue
+            before = self._mesh_key
+            try:
+                await self._agree_on_mesh_key()
+            except Unavailable as outage:
+                self.lost(outage)
+            except RedisCommandError as error:
+                self._warn_once("mesh key", f"Redis refuses what the mesh needs: {error}")
+            if stranger is not None and before == self._mesh_key:
+                self._warn_of(stranger)
+            self._stranger = None
+
+    def _warn_of(self, stranger: ForeignKey) -> None:
+        host, port = stranger.address
+        self._warn_once(
+            "key",
+            f"a peer at {host}:{port} seals its datagrams with another key and stays out: "
+            "is the secret (secret= or MESHCACHE_SECRET) the same everywhere?",
+        )
+
     async def _run_mesh(self) -> None:
         secret = self._options.secret
         if secret is not None:
@@ -235,11 +273,10 @@ class Runtime:
                 self.memory.apply(event.ops)
                 self._became_dirty()
             case ForeignKey():
-                self._warn_once(
-                    "key",
-                    f"a peer at {event.address[0]}:{event.address[1]} seals its datagrams with another key and stays "
-                    "out: is the secret (secret= or MESHCACHE_SECRET) the same everywhere?",
-                )
+                self._stranger = event
+                self._key_doubted.set()
+                if self._options.secret is not None:
+                    self._warn_of(event)
             case PeerJoined() | PeerLeft() | PeerModeChanged():
                 if isinstance(event, PeerModeChanged) and event.peer.mode is not Mode.MEMORY and self._recovery:
                     self._recovery.wake()  # a peer found Redis: so may we
@@ -292,7 +329,9 @@ class Runtime:
                 await anyio.lowlevel.checkpoint()
             held = self._now() - self._modes.since
             if self.redis is not None and self.mode is Mode.MEMORY and held > self._options.warn_outage_after:
-                self._warn_once("outage", f"Redis has been away for {held:.0f} s: {self._modes.last_cause} ({self._where})")
+                self._warn_once(
+                    "outage", f"Redis has been away for {held:.0f} s: {self._modes.last_cause} ({self._where})"
+                )
             if self._store.bytes > self._options.warn_store_bytes:
                 self._warn_once("bytes", f"memory holds {self._store.bytes / 2**20:.0f} MiB")
 
