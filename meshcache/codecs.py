@@ -44,19 +44,19 @@ class MsgpackCodec:
     name = "msgpack"
 
     def __init__(self) -> None:
-        self._pack = _packer(strict=True)
+        self._pack_plain = _packer(strict=True)
+        self._pack = _packer(strict=False)
 
     def encode(self, value: Any) -> bytes:
         """Raises :class:`CodecError` for what msgpack does not have or would not give back; nothing was changed."""
         try:
-            return self._pack(value)
-        except Exception:  # noqa: BLE001 - msgpack raises a dozen types, and a subclass of dict any other
-            # A packer that failed half way may keep what it had written: start the next value on a clean one.
-            self._pack = _packer(strict=True)
+            return self._pack_plain(value)
+        except Exception:  # noqa: BLE001, S110 - msgpack raises a dozen types, and a subclass of dict any other
+            pass
         try:
             # There is a tuple or a subclass in it, or it cannot be encoded at all.  A tuple is fine but as a key of a
             # dict: that would be a list when it is read, which no dict takes.
-            data = _packer(strict=False)(value)
+            data = self._pack(value)
             _unpack(data)
         except Exception as error:
             raise CodecError(
