@@ -99,6 +99,7 @@ def test_a_write_that_arrives_expired_hides_what_was_there(store: Store) -> None
     store.apply(put(1), NOW)
     assert store.apply(put(2, expires_at=NOW), NOW)
     assert store.get("key", NOW) is None
+    assert store.bytes == ENTRY_OVERHEAD_BYTES + len("key")  # its value takes no room
 
 
 def test_a_tombstone_is_forgotten_after_its_time(store: Store) -> None:
@@ -197,6 +198,15 @@ def test_the_least_recently_used_goes_first_and_a_read_counts_as_use() -> None:
     store.apply(put(9, "d"), NOW)
     assert list(store.keys("*", NOW)) == ["c", "a", "d"]
     assert store.evictions == 1
+
+
+def test_what_just_fits_stays_and_a_byte_more_does_not() -> None:
+    store = Store(10, 2 * (ENTRY_OVERHEAD_BYTES + len("a") + 5), TOMBSTONE_TTL)
+    store.apply(put(1, "a", b"12345"), NOW)
+    store.apply(put(2, "b", b"12345"), NOW)
+    assert list(store.keys("*", NOW)) == ["a", "b"]
+    store.apply(put(3, "b", b"123456"), NOW)
+    assert list(store.keys("*", NOW)) == ["b"]
 
 
 def test_tombstones_count_as_well() -> None:
