@@ -481,4 +481,4 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
 
 TestStoreAgainstModel = StoreAgainstModel.TestCase
-TestStoreAgainstModel.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestStoreAgainstModel.settings = settings(max_examples=200, stateful_step_count=50)
