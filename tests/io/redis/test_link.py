@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import itertools
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -163,7 +163,6 @@ async def test_a_request_too_large_for_the_wire_times_out_as_well(own_server: Re
     own_server.resume()
     await eventually(lambda: answers(link))
     await eventually(lambda: clients(own_server) <= 1, message="the connection with half a request is gone")
-    assert await link.execute("GET", "k") is None
 
 
 async def test_connecting_counts(opened: Opened) -> None:
@@ -281,20 +280,22 @@ async def test_both_tries_are_reset(opened: Opened) -> None:
 async def test_a_restart_leaves_no_stale_connection_behind(own_server: RedisServer, opened: Opened) -> None:
     link = opened(own_server.url, connections=100)
 
-    async def burst() -> None:
+    async def burst(*command: str) -> None:
         async with anyio.create_task_group() as tasks:
             for _ in range(100):
-                tasks.start_soon(link.execute, "PING")
+                tasks.start_soon(link.execute, *command)
 
-    await burst()
-    assert clients(own_server) > 10
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(burst, "BLPOP", "none", "0")  # each needs a connection of its own
+        await eventually(lambda: clients(own_server) == 100)
+        own_server.client().rpush("none", *range(100))
     own_server.restart()
     for _ in range(100):  # each with one second try at most, so a stale one after another would be seen
         assert await link.execute("PING") == b"PONG"
     assert clients(own_server) == 1
-    await burst()
+    await burst("PING")
     own_server.restart()
-    await burst()  # all at once on stale connections
+    await burst("PING")  # all at once on stale connections
     own_server.kill()
     async with anyio.create_task_group() as tasks:
         for _ in range(100):
@@ -304,7 +305,7 @@ async def test_a_restart_leaves_no_stale_connection_behind(own_server: RedisServ
 
 
 async def test_a_restart_in_mid_request(own_server: RedisServer, opened: Opened) -> None:
-    link = opened(own_server.url, timeout=TIMEOUT)
+    link = opened(own_server.url)
     await link.execute("PING")
     own_server.pause()
     async with anyio.create_task_group() as tasks:
@@ -312,6 +313,78 @@ async def test_a_restart_in_mid_request(own_server: RedisServer, opened: Opened)
             tasks.start_soon(lambda: outage(lambda: link.execute("PING"), timed_out=False))
         await eventually(lambda: link.in_flight == 20)
         own_server.kill()
+
+
+class Impostor:
+    """Answers every request with "+number" of the connection, and misbehaves on demand."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.dead = 0  # connections up to this number end at their next request
+        self.unasked = b""  # sent after each reply
+        self.answers = anyio.Event()  # nothing is answered before
+        self.answers.set()
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[str]:
+        """Its URL."""
+        async with (
+            await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(listener.serve, self._connection)
+            yield f"redis://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}/0"
+            tasks.cancel_scope.cancel()
+
+    async def _connection(self, stream: anyio.abc.SocketStream) -> None:
+        self.connections += 1
+        number = self.connections
+        async with stream:
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    await stream.receive()
+                    await self.answers.wait()
+                    if number <= self.dead:
+                        return
+                    await stream.send(b"+%d\r\n" % number + self.unasked)
+
+
+async def test_idle_connections_that_only_look_alive_are_given_up_with_the_first(opened: Opened) -> None:
+    """A restart behind a proxy or a NAT: each of them breaks only when it is used."""
+    impostor = Impostor()
+    async with impostor.serve() as url:
+        link = opened(url, connections=20)
+        impostor.answers = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(link.execute, "PING")
+            await eventually(lambda: impostor.connections == 20)
+            impostor.answers.set()
+        impostor.dead = before = impostor.connections
+        for _ in range(before):
+            assert int(await link.execute("PING")) == before + 1
+        await link.aclose()
+
+
+async def test_a_reply_that_nobody_asked_for_is_nobodys_reply(opened: Opened) -> None:
+    impostor = Impostor()
+    async with impostor.serve() as url:
+        link = opened(url, connections=1)
+        for unasked in (b"+in the same packet\r\n", b"", b"$100\r\nhalf", b""):
+            impostor.unasked = unasked
+            for _ in range(3):
+                assert (await link.execute("PING")).isdigit()
+        await link.aclose()
+
+
+async def test_bytes_that_are_not_redis_protocol(opened: Opened) -> None:
+    impostor = Impostor()
+    impostor.unasked = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+    async with impostor.serve() as url:
+        link = opened(url)
+        with pytest.raises(Unavailable):
+            await link.execute_many([("PING",), ("PING",)])
+        await link.aclose()
 
 
 # -- the caller's cancellation

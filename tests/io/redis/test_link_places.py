@@ -64,7 +64,9 @@ def tls(certificate: Path) -> Iterator[tuple[RedisServer, int]]:
         server = RedisServer(arguments=[word for option in options.items() for word in option])
         server.start()
     except RuntimeError as error:
-        pytest.skip(f"this server program was built without TLS: {error}")
+        if "TLS" not in str(error) and "tls" not in str(error):
+            raise
+        pytest.skip("this server program was built without TLS")
     with server:
         yield server, port
 
