@@ -134,13 +134,17 @@ class MemoryTier:
             if not self._clock.observe(op.stamp):
                 self.refused_stamps += 1
             elif not self._is_outdated(op) and self.store.apply(op, now):
-                self._mark(op)
+                self._mark(op, foreign=True)
 
     # -- what recovery asks
 
     def is_dirty(self, key: str) -> bool:
-        """Whether Redis may still hold something older for this key than this instance knows."""
+        """Whether Redis may hold something older for this key than this instance knows: a write must not overtake it."""
         return self.journal is not None and self.journal.is_dirty(key)
+
+    def is_in_doubt(self, key: str) -> bool:
+        """Whether that is a write of this instance itself: then Redis must not be read."""
+        return self.journal is not None and self.journal.is_in_doubt(key)
 
     def learn_sweeps(self, sweeps: Mapping[str, Stamp]) -> None:
         """Patterns that other instances deleted in Redis: what is older here is not to be brought back."""
@@ -158,6 +162,14 @@ class MemoryTier:
         now = self._now()
         return [self._newest(key, stamp, now) for key, stamp in self.journal.oldest(limit)]
 
+    def newest(self, keys: Iterable[str]) -> list[Op]:
+        """What these keys are now, those of them that are dirty one by one."""
+        if self.journal is None:
+            return []
+        now = self._now()
+        stamps = ((key, self.journal.key_stamp(key)) for key in keys)
+        return [self._newest(key, stamp, now) for key, stamp in stamps if stamp is not None]
+
     def cleaned(self, ops: Iterable[Op]) -> None:
         """Redis has these; a key written again meanwhile stays dirty."""
         if self.journal is not None:
@@ -165,8 +177,9 @@ class MemoryTier:
                 self.journal.done(op.key, op.stamp)
 
     def forget(self) -> None:
-        """Redis answers again and knows everything: what memory holds would grow old unnoticed."""
-        self.store.clear()
+        """Redis answers again: what memory holds would grow old unnoticed.  Only what is dirty stays."""
+        kept = [] if self.journal is None else [key for key, _ in self.journal.oldest(len(self.journal))]
+        self.store.keep_only(kept)
 
     # -- inside
 
@@ -189,16 +202,16 @@ class MemoryTier:
 
     def _write(self, op: Op, now: float) -> None:
         self.store.apply(op, now)
-        self._mark(op)
+        self._mark(op, foreign=False)
         self._publish(op)
 
-    def _mark(self, op: Op) -> None:
+    def _mark(self, op: Op, *, foreign: bool) -> None:
         if self.journal is None:
             return
         if op.kind is Kind.SWEEP:
             self.journal.mark_sweep(op.key, op.stamp)
         else:
-            self.journal.mark(op.key, op.stamp)
+            self.journal.mark(op.key, op.stamp, foreign=foreign)
 
 
 def _deadline(ttl_ms: int | None, now: float) -> float:

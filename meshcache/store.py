@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 
 from .glob import MATCH_ALL, matcher
@@ -150,6 +150,16 @@ class Store:
         self._newest_sweep = b""
         self._calendar = _Calendar()
         self.bytes = 0
+
+    def keep_only(self, keys: Iterable[str]) -> None:
+        """Forget everything but what is known of these keys."""
+        kept = [(key, entry) for key in keys if (entry := self._entries.get(key)) is not None]
+        self.clear()
+        for key, entry in kept:
+            self._entries[key] = entry
+            self.bytes += entry.size
+            if entry._due is not None:
+                self._calendar.add(key, entry._due - 1)
 
     # -- inside
 

@@ -33,6 +33,7 @@ from .background import Background
 from .feed import Feed
 from .network import Network
 from .recovery import Recovery
+from .through import WriteThrough
 
 __all__ = ["Runtime"]
 
@@ -55,7 +56,9 @@ class Runtime:
     Attributes:
         redis: the tier that answers in ``Mode.REDIS``; None if there is no Redis.
         memory: the tier that answers otherwise.
-        mode: which of the two it is.
+        through: takes writes of dirty keys while ``redis`` answers.
+        mode: which tier answers.
+        epoch: grows with every change of the mode.
         node_id: this instance, 64 bit.
         server: what the last probe learned of Redis, or None.
     """
@@ -71,7 +74,9 @@ class Runtime:
         self._journal = Journal(options.max_dirty) if url is not None else None
         clock = HybridClock(self.node_id, _wall_ms, int(options.max_skew * 1000))
         self.memory = MemoryTier(self._store, self._journal, clock, self._now, self._published)
+        self.epoch = 0
         self.redis: RedisTier | None = None
+        self.through: WriteThrough | None = None
         self._recovery: Recovery | None = None
         self._closers: list[Callable[[], Awaitable[None]]] = []
         if url is not None:
@@ -130,6 +135,9 @@ class Runtime:
         self._names, self._link, self._replay_link = names, link, replay
         self._where = redact(url)
         self.redis = RedisTier(link, names)
+        self.through = WriteThrough(
+            self.memory, link, names, self._now, fence_ttl=options.fence_ttl, lost=self.lost, settled=self.drained
+        )
         assert self._journal is not None
         self._recovery = Recovery(
             link=replay,
@@ -149,8 +157,15 @@ class Runtime:
         """Redis answered a call."""
         self._modes.answered()
 
-    def lost(self, outage: Unavailable) -> None:
-        """Redis did not answer a call, or a probe, or a replay."""
+    def lost(self, outage: Unavailable, epoch: int | None = None) -> None:
+        """Redis did not answer a call, or a probe, or a replay.
+
+        Args:
+            outage: what it met.
+            epoch: the one in which the call began; what began before the last change of mode says nothing about now.
+        """
+        if epoch is not None and epoch != self.epoch:
+            return
         now = self._now()
         if outage.timed_out:
             change = self._modes.timed_out(outage.cause, now, others_in_flight=self._link.in_flight)
@@ -170,7 +185,7 @@ class Runtime:
         await self._agree_on_mesh_key()
 
     def drained(self) -> None:
-        """Redis knows every write of this instance."""
+        """Redis knows every write of this instance, but those made just now."""
         self._changed(self._modes.drained("Redis has what the outage wrote", self._now()))
         self.memory.forget()
 
@@ -178,6 +193,7 @@ class Runtime:
         if change is None:
             return
         self.mode = change.new
+        self.epoch += 1
         self._warned.discard("outage")
         level = logging.WARNING if change.new is Mode.MEMORY else logging.INFO
         logger.log(

@@ -51,13 +51,26 @@ def test_done_for_what_is_not_dirty_or_known_only_older_changes_nothing(journal:
     assert journal.oldest(10) == [("a", stamp(1))]
 
 
-def test_the_keys_that_are_dirty_for_longest_come_first(journal: Journal) -> None:
+def test_a_key_that_is_written_all_the_time_lets_the_others_go_first(journal: Journal) -> None:
     for number, key in enumerate("cab"):
         journal.mark(key, stamp(number))
-    journal.mark("c", stamp(9))  # dirty since before the others all the same
-    assert [key for key, _ in journal.oldest(2)] == ["c", "a"]
-    journal.done("c", stamp(9))
+    journal.mark("c", stamp(9))
     assert [key for key, _ in journal.oldest(2)] == ["a", "b"]
+    journal.mark("a", stamp(0))  # older than what is known: nothing changes
+    assert [key for key, _ in journal.oldest(3)] == ["a", "b", "c"]
+
+
+def test_only_a_peers_write_alone_is_not_in_doubt(journal: Journal) -> None:
+    journal.mark("theirs", stamp(1), foreign=True)
+    journal.mark("both", stamp(1))
+    journal.mark("both", stamp(2), foreign=True)
+    assert [journal.is_in_doubt(key) for key in ("theirs", "both", "none")] == [False, True, False]
+    assert [journal.is_dirty(key) for key in ("theirs", "both", "none")] == [True, True, False]
+    journal.done("theirs", stamp(1))
+    journal.mark("theirs", stamp(3))
+    assert journal.is_in_doubt("theirs")
+    journal.mark_sweep("n*", stamp(1))
+    assert journal.is_in_doubt("none")
 
 
 def test_too_many_keys_become_one_sweep_of_everything_as_new_as_the_newest(journal: Journal) -> None:

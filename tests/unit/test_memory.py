@@ -268,7 +268,7 @@ def test_a_value_too_large_for_the_store_is_invalidated() -> None:
 # -- what recovery asks
 
 
-def test_dirty_keys_are_told_as_they_are_now_oldest_first(instance: Instance, tier: MemoryTier) -> None:
+def test_dirty_keys_are_told_as_they_are_now_the_last_written_last(instance: Instance, tier: MemoryTier) -> None:
     run(tier.set("set", b"1", 60_000))
     run(tier.set("deleted", b"1", None))
     run(tier.delete(["deleted"]))
@@ -278,13 +278,44 @@ def test_dirty_keys_are_told_as_they_are_now_oldest_first(instance: Instance, ti
     instance.now += 1
     told = [(op.kind, op.key, op.value) for op in tier.dirty(10)]
     assert told == [
-        (Kind.SET, "set", b"2"),
         (Kind.DELETE, "deleted", b""),
         (Kind.INVALIDATE, "expired", b""),
         (Kind.INVALIDATE, "unknown", b""),
+        (Kind.SET, "set", b"2"),
     ]
-    assert tier.dirty(10)[0].expires_at == instance.now - 1 + 50
-    assert [op.key for op in tier.dirty(2)] == ["set", "deleted"]
+    assert tier.dirty(10)[3].expires_at == instance.now - 1 + 50
+    assert [op.key for op in tier.dirty(2)] == ["deleted", "expired"]
+
+
+def test_the_newest_of_some_keys_are_those_that_are_dirty_one_by_one(instance: Instance, tier: MemoryTier) -> None:
+    run(tier.set("a", b"1", None))
+    run(tier.set("b", b"1", None))
+    run(tier.delete_match("swept:*"))
+    assert [(op.kind, op.key, op.value) for op in tier.newest(["b", "clean", "swept:1"])] == [(Kind.SET, "b", b"1")]
+
+
+def test_a_peers_write_is_dirty_but_not_in_doubt(instance: Instance, tier: MemoryTier) -> None:
+    instance.hear(Op(Kind.SET, "theirs", peer_stamp(1), b"1"))
+    run(tier.set("ours", b"1", None))
+    assert tier.is_dirty("theirs")
+    assert not tier.is_in_doubt("theirs")
+    assert tier.is_in_doubt("ours")
+    run(tier.set("theirs", b"2", None))
+    assert tier.is_in_doubt("theirs")
+    assert not tier.is_dirty("neither")
+
+
+def test_what_is_dirty_survives_the_return_of_redis(tier: MemoryTier) -> None:
+    run(tier.set("clean", b"1", None))
+    tier.cleaned(tier.dirty(10))
+    run(tier.set("dirty", b"1", 60_000))
+    run(tier.delete(["deleted"]))
+    size = tier.store.bytes
+    tier.forget()
+    assert tier.keys("*") == ["dirty"]
+    assert len(tier.store) == 2
+    assert 0 < tier.store.bytes < size
+    assert run(tier.ttl_ms("dirty")) == 60_000
 
 
 def test_a_key_written_again_while_it_was_replayed_stays_dirty(tier: MemoryTier) -> None:
