@@ -60,7 +60,7 @@ def ttl_to_ms(ttl: float | timedelta) -> int | None:
         ValueError: it is 0 or less, not a number, or longer than a hundred years.
     """
     if isinstance(ttl, timedelta):
-        seconds = ttl.total_seconds()
+        seconds: float = ttl.total_seconds()
     elif isinstance(ttl, int | float) and not isinstance(ttl, bool):
         if ttl == inf:
             return None
@@ -69,4 +69,4 @@ def ttl_to_ms(ttl: float | timedelta) -> int | None:
         raise TypeError(f"a ttl must be a number of seconds or a timedelta, not {type(ttl).__name__}")
     if not 0 < seconds <= _MAX_TTL:  # NaN fails both
         raise ValueError(f"a ttl must be above 0 seconds and at most a hundred years (math.inf: for ever), not {ttl}")
-    return ceil(seconds * 1000)
+    return max(1, ceil(round(seconds * 1000, 3)))  # 16.1 * 1000 is a little more than 16 100

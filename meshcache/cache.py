@@ -6,13 +6,14 @@ Redis for memory: :meth:`MeshCache._answer`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from math import ceil
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import anyio
+import anyio.lowlevel
 
 from .arguments import check_key, check_keys, check_pattern, ttl_to_ms
 from .discovery.sources import make_sources
@@ -21,15 +22,18 @@ from .events import Event, Mode, Peer
 from .glob import MATCH_ALL
 from .options import DEFAULT_URL, OptionArguments, Options
 from .redis.url import check_url, redact
-from .tier import NO_EXPIRY, NO_KEY, Tier
+from .tier import NO_EXPIRY, NO_KEY, Tier, Writes
 
 if TYPE_CHECKING:
     from .redis.tier import RedisTier
     from .runtime.runtime import Runtime
+    from .runtime.through import WriteThrough
 
 __all__ = ["MeshCache"]
 
 T = TypeVar("T")
+
+_MEMORY_CALLS_A_TURN = 64
 
 
 class MeshCache:
@@ -58,6 +62,7 @@ class MeshCache:
         self._default_ttl_ms = None if default_ttl is None else ttl_to_ms(default_ttl)
         self._runtime: Runtime | None = None
         self._closed = False
+        self._memory_calls = 0
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
@@ -121,7 +126,7 @@ class MeshCache:
             ClosedError: the cache is not open.
         """
         key = check_key(key)
-        data = await self._answer(lambda tier: tier.get(key), key)
+        data = await self._read(lambda tier: tier.get(key), key)
         return default if data is None else self._decode(data)
 
     async def set(
@@ -148,7 +153,7 @@ class MeshCache:
         key, data, ttl_ms = check_key(key), self._encode(value), self._ttl_ms(ttl)
         if nx and xx:
             raise ValueError("nx and xx exclude each other: give one of them")
-        return await self._answer(lambda tier: tier.set(key, data, ttl_ms, nx=nx, xx=xx), key)
+        return await self._write(lambda tier: tier.set(key, data, ttl_ms, nx=nx, xx=xx), key)
 
     async def setex(self, key: str, ttl: float | timedelta, value: Any) -> bool:
         """Write a value with a time to live, in the order of arguments that Redis has.  As :meth:`set`."""
@@ -161,9 +166,7 @@ class MeshCache:
 
     async def exists(self, *keys: str) -> int:
         """How many of the keys exist; one named twice counts twice.  Raises as :meth:`delete`."""
-        clean, dirty = self._split(check_keys(keys))
-        count = await self._answer(lambda tier: tier.exists(clean)) if clean else 0
-        return count + (await self._memory.exists(dirty) if dirty else 0)
+        return sum(await self._read_many(lambda tier, some: tier.exists(some), check_keys(keys)))
 
     async def ttl(self, key: str) -> int:
         """What remains of a key's time to live, in whole seconds, rounded up; -1 for ever, -2 if there is no such key.
@@ -171,7 +174,7 @@ class MeshCache:
         Raises as :meth:`delete`.
         """
         key = check_key(key)
-        remaining = await self._answer(lambda tier: tier.ttl_ms(key), key)
+        remaining = await self._read(lambda tier: tier.ttl_ms(key), key)
         return remaining if remaining in (NO_EXPIRY, NO_KEY) else ceil(remaining / 1000)
 
     async def expire(self, key: str, ttl: float | timedelta) -> bool:
@@ -180,17 +183,16 @@ class MeshCache:
         Raises as :meth:`delete`, and TypeError or ValueError for a wrong ttl.
         """
         key, ttl_ms = check_key(key), ttl_to_ms(ttl)
-        return await self._answer(lambda tier: tier.expire(key, ttl_ms), key)
+        return await self._write(lambda tier: tier.expire(key, ttl_ms), key)
 
     # -- many keys
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The keys found, with their values, in the order asked.  Raises as :meth:`get`."""
         asked = check_keys(keys)
-        clean, dirty = self._split(asked)
-        found = await self._answer(lambda tier: tier.get_many(clean)) if clean else {}
-        if dirty:
-            found |= await self._memory.get_many(dirty)
+        found: dict[str, bytes] = {}
+        for part in await self._read_many(lambda tier, some: tier.get_many(some), asked):
+            found |= part
         return {key: self._decode(found[key]) for key in asked if key in found}
 
     async def set_many(self, values: Mapping[str, Any], ttl: float | timedelta | None = None) -> None:
@@ -202,42 +204,23 @@ class MeshCache:
             raise TypeError(f"values must be a mapping of keys to values, not {type(values).__name__}")
         ttl_ms = self._ttl_ms(ttl)
         encoded = {check_key(key): self._encode(value) for key, value in values.items()}
-        clean, dirty = self._split(list(encoded))
-        if clean:
-            part = encoded if not dirty else {key: encoded[key] for key in clean}
-            await self._answer(lambda tier: tier.set_many(part, ttl_ms))
-        if dirty:
-            await self._memory.set_many({key: encoded[key] for key in dirty}, ttl_ms)
+        await self._write_many(
+            lambda tier, some: tier.set_many({key: encoded[key] for key in some}, ttl_ms), list(encoded)
+        )
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete keys; how many existed.  Raises as :meth:`delete`."""
-        clean, dirty = self._split(check_keys(keys))
-        count = await self._answer(lambda tier: tier.delete(clean)) if clean else 0
-        return count + (await self._memory.delete(dirty) if dirty else 0)
+        return sum(await self._write_many(lambda tier, some: tier.delete(some), check_keys(keys)))
 
     # -- patterns
 
-    async def scan(self, pattern: str = MATCH_ALL) -> AsyncIterator[str]:
+    def scan(self, pattern: str = MATCH_ALL) -> AsyncIterator[str]:
         """Iterate over the keys that match Redis' glob pattern, each once, without the namespace.
 
         A key that comes or goes meanwhile may or may not be among them.  In an outage: the keys that this instance holds.
         Raises as :meth:`delete`.
         """
-        pattern = check_pattern(pattern)
-        runtime = self._open()
-        seen: set[str] = set()
-        redis = self._redis_now()
-        if redis is not None:
-            try:
-                async for key in redis.scan(pattern):
-                    if key not in seen and not runtime.memory.is_dirty(key):
-                        seen.add(key)
-                        yield key
-            except Unavailable as outage:
-                runtime.lost(outage)
-        async for key in runtime.memory.scan(pattern):
-            if key not in seen:
-                yield key
+        return _Scan(self._open(), self._redis_now(), check_pattern(pattern))
 
     async def keys(self, pattern: str = MATCH_ALL) -> list[str]:
         """The keys that match, as :meth:`scan` gives them."""
@@ -246,9 +229,12 @@ class MeshCache:
     async def delete_match(self, pattern: str) -> int:
         """Delete every key that matches Redis' glob pattern; how many existed.  Raises as :meth:`delete`."""
         pattern = check_pattern(pattern)
-        # With a write in doubt the order of the two would be open in Redis; a stamped sweep settles it.
-        in_doubt = bool(self._open().memory.journal)
-        return await self._answer(lambda tier: tier.delete_match(pattern), in_doubt=in_doubt)
+        memory = self._open().memory
+        if memory.journal:
+            # Redis is away, or does not have every write yet and the order of the two would be open: a stamped sweep
+            # settles it.
+            return await memory.delete_match(pattern)
+        return await self._answer(lambda tier: tier.delete_match(pattern))
 
     async def clear(self) -> int:
         """Delete every key of the namespace, and no other; how many existed.  Raises as :meth:`delete`."""
@@ -337,37 +323,57 @@ class MeshCache:
 
     # -- the way of a call
 
-    async def _answer(
-        self, call: Callable[[Tier], Awaitable[T]], key: str | None = None, *, in_doubt: bool = False
-    ) -> T:
-        """Ask Redis if it answers, and memory if not, or if Redis may hold something older for this key than memory."""
+    async def _answer(self, ask: Callable[[Tier], Awaitable[T]]) -> T:
+        """Ask Redis if it answers, and memory if not."""
         runtime = self._open()
-        redis = self._redis_now()
-        if redis is not None and not in_doubt and (key is None or not runtime.memory.is_dirty(key)):
+        if runtime.redis is not None and runtime.mode is Mode.REDIS:
+            epoch = runtime.epoch
             try:
-                answer = await call(redis)
+                answer = await ask(runtime.redis)
             except Unavailable as outage:
-                runtime.lost(outage)
+                runtime.lost(outage, epoch)
             else:
                 runtime.answered()
                 return answer
-        return await call(runtime.memory)
+        self._memory_calls += 1
+        if not self._memory_calls % _MEMORY_CALLS_A_TURN:
+            # Memory never waits: a loop of calls would keep the mesh, and everybody else, from their turn.
+            await anyio.lowlevel.checkpoint()
+        return await ask(runtime.memory)
 
-    def _split(self, keys: list[str]) -> tuple[list[str], list[str]]:
-        """Those that the tier of the mode may answer, and those that memory must: Redis may hold something older for them."""
+    async def _read(self, ask: Callable[[Tier], Awaitable[T]], key: str) -> T:
+        """A call that reads one key: from memory if Redis may not have this instance's last write of it."""
         memory = self._open().memory
-        if not memory.journal or self._redis_now() is None:
-            return keys, []
-        dirty = [key for key in keys if memory.is_dirty(key)]
-        return [key for key in keys if not memory.is_dirty(key)] if dirty else keys, dirty
+        return await (ask(memory) if memory.is_in_doubt(key) else self._answer(ask))
+
+    async def _write(self, ask: Callable[[Writes], Awaitable[T]], key: str) -> T:
+        """A call that writes one key: with a stamp if it would race with a write that is still to be replayed."""
+        through = self._write_through()
+        if through is not None and self._open().memory.is_dirty(key):
+            return await ask(through)
+        return await self._answer(ask)
+
+    async def _read_many(self, ask: Callable[[Tier, list[str]], Awaitable[T]], keys: list[str]) -> list[T]:
+        """:meth:`_read` for many keys; the answers of those who were asked, each for its part."""
+        memory = self._open().memory
+        apart, rest = _split(keys, memory.is_in_doubt)
+        answers = [await ask(memory, apart)] if apart else []
+        return [*answers, await self._answer(lambda tier: ask(tier, rest))] if rest else answers
+
+    async def _write_many(self, ask: Callable[[Writes, list[str]], Awaitable[T]], keys: list[str]) -> list[T]:
+        """:meth:`_write` for many keys."""
+        through = self._write_through()
+        apart, rest = _split(keys, self._open().memory.is_dirty) if through is not None else ([], keys)
+        answers = [await ask(through, apart)] if through is not None and apart else []
+        return [*answers, await self._answer(lambda tier: ask(tier, rest))] if rest else answers
 
     def _redis_now(self) -> RedisTier | None:
         runtime = self._open()
         return runtime.redis if runtime.mode is Mode.REDIS else None
 
-    @property
-    def _memory(self) -> Tier:
-        return self._open().memory
+    def _write_through(self) -> WriteThrough | None:
+        runtime = self._open()
+        return runtime.through if runtime.mode is Mode.REDIS and runtime.memory.journal else None
 
     def _open(self) -> Runtime:
         if self._runtime is None:
@@ -400,3 +406,49 @@ class MeshCache:
             raise CodecError(
                 f"codec {self._codec.name!r} cannot decode what is stored: {type(error).__name__}"
             ) from error
+
+
+def _split(keys: list[str], apart: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+    """Those for which ``apart`` is true, and the others."""
+    chosen = [key for key in keys if apart(key)]
+    return chosen, [key for key in keys if not apart(key)] if chosen else keys
+
+
+class _Scan(AsyncIterator[str]):
+    """Keys of Redis, then those of memory: all that it holds after an outage, what is dirty otherwise.
+
+    Not a generator: one that is left early makes trio warn.
+    """
+
+    def __init__(self, runtime: Runtime, redis: RedisTier | None, pattern: str) -> None:
+        self._runtime = runtime
+        self._pattern = pattern
+        self._in_redis = None if redis is None else redis.scan(pattern)
+        self._in_memory: Iterator[str] | None = None
+        self._seen: set[str] = set()  # Redis may name a key twice, and memory once more
+
+    async def __anext__(self) -> str:
+        while (key := await self._next()) in self._seen:
+            pass
+        self._seen.add(key)
+        return key
+
+    async def _next(self) -> str:
+        memory = self._runtime.memory
+        while self._in_redis is not None:
+            try:
+                key = await anext(self._in_redis)
+            except StopAsyncIteration:
+                self._in_redis = None
+            except Unavailable as outage:
+                self._runtime.lost(outage)
+                self._in_redis = None
+            else:
+                if not memory.is_in_doubt(key):
+                    return key
+        if self._in_memory is None:
+            self._in_memory = iter(memory.keys(self._pattern))
+        try:
+            return next(self._in_memory)
+        except StopIteration:
+            raise StopAsyncIteration from None

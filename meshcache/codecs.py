@@ -36,49 +36,62 @@ class Codec(Protocol):
 
 
 class MsgpackCodec:
-    """msgpack: None, bool, int (64 bit), float, str, bytes, list, dict, aware datetime.  Tuples come back as lists."""
+    """msgpack: None, bool, int (64 bit), float, str, bytes, list, dict, aware datetime.
+
+    Tuples come back as lists, subclasses as what they derive from, datetimes in UTC.
+    """
 
     name = "msgpack"
 
     def __init__(self) -> None:
-        self._pack: Callable[[Any], bytes] = msgpack.Packer(datetime=True, autoreset=True).pack
+        self._pack_plain = _packer(strict=True)
+        self._pack = _packer(strict=False)
 
     def encode(self, value: Any) -> bytes:
-        """Raises :class:`CodecError` for a type msgpack does not have; nothing was changed."""
+        """Raises :class:`CodecError` for what msgpack does not have or would not give back; nothing was changed."""
         try:
-            return self._pack(value)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            # A packer that failed half way keeps what it had written: start the next value on a clean one.
-            self._pack = msgpack.Packer(datetime=True, autoreset=True).pack
+            return self._pack_plain(value)
+        except Exception:  # noqa: BLE001, S110 - msgpack raises a dozen types, and a subclass of dict any other
+            pass
+        try:
+            # There is a tuple or a subclass in it, or it cannot be encoded at all.  A tuple is fine but as a key of a
+            # dict: that would be a list when it is read, which no dict takes.
+            data = self._pack(value)
+            _unpack(data)
+        except Exception as error:
             raise CodecError(
-                f"msgpack cannot encode this {type(value).__name__}: {error}; "
-                "store plain types (dict, list, str, int, float, bytes, None), or pass codec= an object of your own"
+                f"msgpack cannot encode this {type(value).__name__}: {error}; store plain types "
+                "(dict, list, str, int, float, bytes, None; no tuple as a key), or pass codec= an object of your own"
             ) from error
+        return data
 
     def decode(self, data: bytes) -> Any:
         """Raises :class:`CodecError` for bytes that are not one msgpack object."""
         try:
-            return msgpack.unpackb(data, raw=False, strict_map_key=False, timestamp=3, ext_hook=_refuse_extension)
-        except Exception as error:  # msgpack raises a dozen types, from ValueError to RecursionError
+            return _unpack(data)
+        except Exception as error:
             raise CodecError(_not_of_this_codec("msgpack", error)) from error
 
 
 class JsonCodec:
-    """JSON, UTF-8, without spaces.  NaN and infinities are refused, since no other reader would take them."""
+    """JSON, UTF-8, without spaces.  NaN and infinities are refused, since no other reader would take them.
+
+    Tuples come back as lists, and every key of a dict as a str.
+    """
 
     name = "json"
 
     def encode(self, value: Any) -> bytes:
         """Raises :class:`CodecError` for what JSON does not have; nothing was changed."""
         try:
-            return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+            return _to_json(value).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise CodecError(f"json cannot encode this {type(value).__name__}: {error}") from error
 
     def decode(self, data: bytes) -> Any:
         """Raises :class:`CodecError` for bytes that are not JSON."""
         try:
-            return json.loads(data)
+            return _from_json(data.decode())
         except (ValueError, RecursionError) as error:
             raise CodecError(_not_of_this_codec("json", error)) from error
 
@@ -132,8 +145,25 @@ CODECS: Final[Mapping[str, Callable[[], Codec]]] = {
 """The codecs that have a name."""
 
 
+def _packer(*, strict: bool) -> Callable[[Any], bytes]:
+    # strict: tuples and subclasses are a TypeError.
+    return msgpack.Packer(datetime=True, autoreset=True, strict_types=strict).pack  # type: ignore[no-any-return]
+
+
+def _unpack(data: bytes) -> Any:
+    return msgpack.unpackb(data, raw=False, strict_map_key=False, timestamp=3, ext_hook=_refuse_extension)
+
+
 def _refuse_extension(code: int, data: bytes) -> Any:
     raise CodecError(f"msgpack extension type {code} is not decoded")
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_to_json: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_from_json: Final = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def _not_of_this_codec(name: str, error: Exception) -> str:

@@ -31,8 +31,11 @@ class ConfigError(MeshCacheError, ValueError):
     """
 
     def __init__(self, option: str, problem: str) -> None:
-        super().__init__(f"{option}: {problem}")
+        super().__init__(option, problem)  # both, so that it can be pickled
         self.option = option
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
 
 
 class CodecError(MeshCacheError):

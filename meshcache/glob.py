@@ -1,6 +1,10 @@
-"""Redis' glob patterns, for the memory tier: ``*``, ``?``, ``[abc]``, ``[^a]``, ``[a-z]`` and ``\\`` to escape.
+r"""Redis' glob patterns, for the memory tier: ``*``, ``?``, ``[abc]``, ``[^a]``, ``[a-z]`` and ``\`` to escape.
 
-The rules are those of Redis' ``stringmatchlen`` (util.c), which matches bytes, not characters.
+The rules are those of Redis' ``stringmatchlen`` (util.c), which matches bytes, not characters.  One thing is left open
+there: whether a byte above 127 at the end of a range, as in ``[a-é]``, is negative depends on the machine.  Here it is not.
+
+No pattern takes longer than its length times the key's.  Between two stars stands a text of fixed length, so the first
+place where it fits is as good as any later one, and is never given up again: that is what the atomic groups say.
 """
 
 from __future__ import annotations
@@ -29,25 +33,27 @@ def matcher(pattern: str) -> Callable[[str], bool]:
 
 
 def _to_regex(pattern: bytes) -> bytes:
-    out: list[bytes] = []
+    parts = [b""]  # what stands between the stars
     i = 0
     while i < len(pattern):
         char = pattern[i : i + 1]
         i += 1
         if char == b"*":
-            if not out or out[-1] != b".*":  # a run of stars would make the expression backtrack for nothing
-                out.append(b".*")
+            parts.append(b"")
         elif char == b"?":
-            out.append(b".")
+            parts[-1] += b"."
         elif char == b"[":
             expression, i = _class_to_regex(pattern, i)
-            out.append(expression)
+            parts[-1] += expression
         elif char == b"\\" and i < len(pattern):
-            out.append(re.escape(pattern[i : i + 1]))
+            parts[-1] += re.escape(pattern[i : i + 1])
             i += 1
         else:
-            out.append(re.escape(char))
-    return b"".join(out)
+            parts[-1] += re.escape(char)
+    if len(parts) == 1:
+        return parts[0]
+    first, *middle, last = parts
+    return first + b"".join(b"(?>.*?%b)" % part for part in middle if part) + b".*" + last
 
 
 def _class_to_regex(pattern: bytes, i: int) -> tuple[bytes, int]:

@@ -30,7 +30,8 @@ class Journal:
     def __init__(self, max_dirty: int) -> None:
         self.overflows = 0
         self._max_dirty = max_dirty
-        self._keys: dict[str, Stamp] = {}  # in the order in which they became dirty
+        self._keys: dict[str, Stamp] = {}  # in the order in which they were written last
+        self._foreign: set[str] = set()
         self._sweeps: dict[str, Stamp] = {}
 
     def __len__(self) -> int:
@@ -42,35 +43,57 @@ class Journal:
         return self._sweeps
 
     def is_dirty(self, key: str) -> bool:
-        """Whether Redis may hold something older for this key than this instance knows."""
-        return key in self._keys or any(matcher(pattern)(key) for pattern in self._sweeps)
+        """Whether Redis may hold something older for this key than this instance knows: a write must not overtake it."""
+        return key in self._keys or self._is_swept(key)
+
+    def is_in_doubt(self, key: str) -> bool:
+        """Whether that is a write of this instance itself: then Redis must not be read.
+
+        Of a peer's write that is still to be brought to Redis nobody knows yet whether Redis has something newer.
+        """
+        return (key in self._keys and key not in self._foreign) or self._is_swept(key)
 
     def stamp(self, key: str) -> Stamp | None:
-        """The stamp of the newest write of a dirty key, which the store may have given up; None if it is not dirty."""
+        """The stamp of the newest write or sweep of a dirty key, which the store may have given up; None if it is not dirty."""
+        newest = self._keys.get(key)
+        for pattern, stamp in self._sweeps.items():
+            if (newest is None or stamp > newest) and matcher(pattern)(key):
+                newest = stamp
+        return newest
+
+    def key_stamp(self, key: str) -> Stamp | None:
+        """The stamp of the newest write of a key that is dirty by itself, not by a sweep."""
         return self._keys.get(key)
 
-    def mark(self, key: str, stamp: Stamp) -> None:
-        """A key was written or deleted; an older stamp than the one known changes nothing."""
+    def mark(self, key: str, stamp: Stamp, *, foreign: bool = False) -> None:
+        """A key was written or deleted, here or by a peer (``foreign``); an older stamp than the one known changes nothing."""
         known = self._keys.get(key)
         if known is None and len(self._keys) >= self._max_dirty:
             self.overflows += 1
             self.mark_sweep(MATCH_ALL, max(stamp, *self._keys.values()))
             self._keys.clear()
+            self._foreign.clear()
         elif known is None or known < stamp:
+            self._keys.pop(key, None)  # to the end: one that is written all the time must not be replayed all the time
             self._keys[key] = stamp
+            if not foreign:
+                self._foreign.discard(key)
+            elif known is None:
+                self._foreign.add(key)
 
     def mark_sweep(self, pattern: str, stamp: Stamp) -> None:
         """Every key that matches and is older was deleted."""
         add_sweep(self._sweeps, pattern, stamp)
 
     def oldest(self, limit: int) -> list[tuple[str, Stamp]]:
-        """The keys that have been dirty for longest."""
+        """The keys that have not been written for longest."""
         return list(islice(self._keys.items(), limit))
 
     def done(self, key: str, stamp: Stamp) -> None:
         """Redis knows this write; a key written again meanwhile stays dirty."""
         if self._keys.get(key) == stamp:
             del self._keys[key]
+            self._foreign.discard(key)
 
     def sweep_done(self, pattern: str, stamp: Stamp) -> None:
         """Redis knows this sweep."""
@@ -80,4 +103,8 @@ class Journal:
     def clear(self) -> None:
         """Forget what Redis does not know."""
         self._keys.clear()
+        self._foreign.clear()
         self._sweeps.clear()
+
+    def _is_swept(self, key: str) -> bool:
+        return bool(self._sweeps) and any(matcher(pattern)(key) for pattern in self._sweeps)

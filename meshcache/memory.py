@@ -6,7 +6,7 @@ here waits for anything, so each is atomic for the other tasks of the event loop
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil, inf
 
 from .journal import Journal
@@ -100,7 +100,10 @@ class MemoryTier:
         entry = self.store.peek(key, now)
         if entry is None or entry.value is None:
             return NO_KEY
-        return NO_EXPIRY if entry.expires_at == inf else max(1, ceil((entry.expires_at - now) * 1000))
+        if entry.expires_at == inf:
+            return NO_EXPIRY
+        # Floats: (now + 60) - now may be a little more than 60, and must not be told as 61 seconds.
+        return max(1, ceil(round((entry.expires_at - now) * 1000, 3)))
 
     async def expire(self, key: str, ttl_ms: int | None) -> bool:
         """A new time to live: a write of the same value.  False if this instance does not hold the key."""
@@ -111,10 +114,9 @@ class MemoryTier:
         self._write(Op(Kind.SET, key, self._clock.tick(), value, _deadline(ttl_ms, now)), now)
         return True
 
-    async def scan(self, pattern: str) -> AsyncIterator[str]:
-        """The keys that this instance holds."""
-        for key in list(self.store.keys(pattern, self._now())):
-            yield key
+    def keys(self, pattern: str) -> list[str]:
+        """The keys that this instance holds and that match."""
+        return list(self.store.keys(pattern, self._now()))
 
     async def delete_match(self, pattern: str) -> int:
         """Delete what matches, here, at the peers, and in Redis at recovery; how many this instance held."""
@@ -132,13 +134,17 @@ class MemoryTier:
             if not self._clock.observe(op.stamp):
                 self.refused_stamps += 1
             elif not self._is_outdated(op) and self.store.apply(op, now):
-                self._mark(op)
+                self._mark(op, foreign=True)
 
     # -- what recovery asks
 
     def is_dirty(self, key: str) -> bool:
-        """Whether Redis may still hold something older for this key than this instance knows."""
-        return bool(self.journal) and self.journal.is_dirty(key)  # type: ignore[union-attr]
+        """Whether Redis may hold something older for this key than this instance knows: a write must not overtake it."""
+        return self.journal is not None and self.journal.is_dirty(key)
+
+    def is_in_doubt(self, key: str) -> bool:
+        """Whether that is a write of this instance itself: then Redis must not be read."""
+        return self.journal is not None and self.journal.is_in_doubt(key)
 
     def learn_sweeps(self, sweeps: Mapping[str, Stamp]) -> None:
         """Patterns that other instances deleted in Redis: what is older here is not to be brought back."""
@@ -146,6 +152,8 @@ class MemoryTier:
         for pattern, stamp in sweeps.items():
             if self._clock.observe(stamp):
                 self.store.apply(Op(Kind.SWEEP, pattern, stamp), now)
+            else:
+                self.refused_stamps += 1
 
     def dirty(self, limit: int) -> list[Op]:
         """What the oldest ``limit`` dirty keys are now.  A value that memory no longer has becomes an invalidation."""
@@ -154,6 +162,14 @@ class MemoryTier:
         now = self._now()
         return [self._newest(key, stamp, now) for key, stamp in self.journal.oldest(limit)]
 
+    def newest(self, keys: Iterable[str]) -> list[Op]:
+        """What these keys are now, those of them that are dirty one by one."""
+        if self.journal is None:
+            return []
+        now = self._now()
+        stamps = ((key, self.journal.key_stamp(key)) for key in keys)
+        return [self._newest(key, stamp, now) for key, stamp in stamps if stamp is not None]
+
     def cleaned(self, ops: Iterable[Op]) -> None:
         """Redis has these; a key written again meanwhile stays dirty."""
         if self.journal is not None:
@@ -161,8 +177,9 @@ class MemoryTier:
                 self.journal.done(op.key, op.stamp)
 
     def forget(self) -> None:
-        """Redis answers again and knows everything: what memory holds would grow old unnoticed."""
-        self.store.clear()
+        """Redis answers again: what memory holds would grow old unnoticed.  Only what is dirty stays."""
+        kept = [] if self.journal is None else [key for key, _ in self.journal.oldest(len(self.journal))]
+        self.store.keep_only(kept)
 
     # -- inside
 
@@ -185,16 +202,16 @@ class MemoryTier:
 
     def _write(self, op: Op, now: float) -> None:
         self.store.apply(op, now)
-        self._mark(op)
+        self._mark(op, foreign=False)
         self._publish(op)
 
-    def _mark(self, op: Op) -> None:
+    def _mark(self, op: Op, *, foreign: bool) -> None:
         if self.journal is None:
             return
         if op.kind is Kind.SWEEP:
             self.journal.mark_sweep(op.key, op.stamp)
         else:
-            self.journal.mark(op.key, op.stamp)
+            self.journal.mark(op.key, op.stamp, foreign=foreign)
 
 
 def _deadline(ttl_ms: int | None, now: float) -> float:

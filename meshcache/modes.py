@@ -37,7 +37,7 @@ class Pace:
     """How soon Redis is asked again, and how long it is distrusted; all in seconds.
 
     Attributes:
-        first: the pause before the first probe of an outage, and the shortest one.
+        first: the pause before the first probe of an outage; as every pause, shortened by up to half at random.
         longest: the longest pause between two probes.
         growth: each pause is this much longer than the one before.  1.25 keeps the pause near a quarter of the
             outage so far, so that an outage is never made longer by half.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from math import inf, isfinite
+from math import inf
 from typing import Any, Literal, TypedDict, get_args
 
 from .codecs import CODECS, Codec
@@ -23,6 +23,9 @@ DEFAULT_URL = "redis://localhost:6379/0"
 
 NearCache = Literal["off", "standby", "serve"]
 OnRecovery = Literal["replay", "invalidate", "discard"]
+
+_LONGEST = 100 * 366 * 86_400.0
+"""In seconds: a longer time is a mistake, and would not fit into what Redis and the mesh take."""
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.:/@-]{1,100}")
 
@@ -134,14 +137,18 @@ class Options:
             f"{self.namespace!r} is not 1 to 100 of A-Z a-z 0-9 _ . : / @ -",
         )
         _require(
-            self.secret is None or (isinstance(self.secret, str | bytes) and len(self.secret) >= 8),
+            self.secret is None or _is_secret(self.secret),
             "secret",
-            "it must be str or bytes of 8 or more, or None for a key kept in Redis",
+            "it must be str (encodable as UTF-8) or bytes of 8 or more, or None for a key kept in Redis",
         )
         if isinstance(self.codec, str):
             _one_of("codec", self.codec, tuple(CODECS))
         else:
-            _require(isinstance(self.codec, Codec), "codec", "it must have name, encode(value) and decode(data)")
+            _require(
+                isinstance(self.codec, Codec) and not isinstance(self.codec, type),
+                "codec",
+                "it must be an object with name, encode(value) and decode(data); of a class, pass an instance",
+            )
         if isinstance(self.default_ttl, timedelta):
             _seconds("default_ttl", self.default_ttl.total_seconds())
         elif self.default_ttl is not None:
@@ -226,14 +233,24 @@ def _require(good: bool, option: str, problem: str) -> None:
         raise ConfigError(option, problem)
 
 
+def _is_secret(value: object) -> bool:
+    if isinstance(value, str):
+        try:
+            value = value.encode()
+        except UnicodeEncodeError:  # an environment variable that is not UTF-8, for example
+            return False
+    return isinstance(value, bytes) and len(value) >= 8
+
+
 def _one_of(option: str, value: object, allowed: Sequence[str]) -> None:
     _require(value in allowed, option, f"{value!r} is none of {', '.join(map(repr, allowed))}")
 
 
 def _seconds(option: str, value: object, *, forever: bool = False) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-    good = good and (isfinite(value) or (forever and value == inf))  # type: ignore[arg-type]
-    _require(good, option, f"{value!r} is not a number of seconds above 0")
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    good = good and (0 < value <= _LONGEST or (forever and value == inf))  # type: ignore[operator]
+    never = ", or math.inf for never" if forever else ""
+    _require(good, option, f"{value!r} is not a number of seconds above 0 and up to a hundred years{never}")
 
 
 def _whole(option: str, value: object, low: int, high: int | None = None) -> None:

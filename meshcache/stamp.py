@@ -110,13 +110,7 @@ class HybridClock:
             clock has not moved.
         """
         ms = int.from_bytes(stamp[:6], "big")
-        if ms < self._ms:
-            return True
-        if ms - self._wall_ms() > self._max_skew_ms or ms >= _MAX_MS:
+        if ms > self._ms and (ms - self._wall_ms() > self._max_skew_ms or ms >= _MAX_MS):
             return False
-        counter = int.from_bytes(stamp[6:8], "big")
-        if ms > self._ms:
-            self._ms, self._counter = ms, counter
-        elif counter > self._counter:
-            self._counter = counter
+        self._ms, self._counter = max((self._ms, self._counter), (ms, int.from_bytes(stamp[6:8], "big")))
         return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 
 from .glob import MATCH_ALL, matcher
@@ -23,6 +23,8 @@ ENTRY_OVERHEAD_BYTES = 400
 
 MAX_SWEEPS = 64
 """So many patterns are remembered one by one; the next makes all of them one sweep of everything."""
+
+_SPARE_SECONDS = 64
 
 
 class Entry:
@@ -72,6 +74,7 @@ class Store:
         self._tombstone_ttl = tombstone_ttl
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # the least recently used first
         self._sweeps: dict[str, Stamp] = {}
+        self._newest_sweep = b""  # a newer write, so nearly every one, need not look at the patterns
         self._sweeps_end = -inf
         self._calendar = _Calendar()
 
@@ -118,35 +121,45 @@ class Store:
         entry = self._entries.get(op.key)
         if entry is not None and (entry.stamp, entry.kind) >= (op.stamp, op.kind):
             return False
-        if self._sweeps and self._is_swept(op.key, op.stamp):
+        if op.stamp < self._newest_sweep and self._is_swept(op.key, op.stamp):
             return False
         self._put(op, now)
         return True
 
     def expire(self, now: float, limit: int) -> bool:
-        """Turn what expired into tombstones and forget old tombstones, ``limit`` keys at most.
+        """Turn what expired into tombstones and forget old tombstones, ``limit`` keys (1 or more) at most.
 
         Returns:
-            Whether there may be more to do.
+            Whether there is more to do now.
         """
         if self._sweeps and self._sweeps_end <= now:
             self._sweeps.clear()
-        due = self._calendar.due(now, limit)
-        for key in due:
+        for key in self._calendar.take(now, limit):
             entry = self._entries[key]
             entry._due = None
             if entry.value is None:
                 self._drop(key, entry)
             else:
                 self._bury(key, entry, entry.expires_at)
-        return len(due) == limit
+        return self._calendar.is_due(now)
 
     def clear(self) -> None:
         """Forget everything, stamps and sweeps too."""
         self._entries.clear()
         self._sweeps.clear()
+        self._newest_sweep = b""
         self._calendar = _Calendar()
         self.bytes = 0
+
+    def keep_only(self, keys: Iterable[str]) -> None:
+        """Forget everything but what is known of these keys."""
+        kept = [(key, entry) for key in keys if (entry := self._entries.get(key)) is not None]
+        self.clear()
+        for key, entry in kept:
+            self._entries[key] = entry
+            self.bytes += entry.size
+            if entry._due is not None:
+                self._calendar.add(key, entry._due - 1)
 
     # -- inside
 
@@ -190,6 +203,7 @@ class Store:
         if op.stamp <= self._sweeps.get(op.key, b""):
             return False
         pattern = add_sweep(self._sweeps, op.key, op.stamp)
+        self._newest_sweep = max(self._newest_sweep, op.stamp)
         self._sweeps_end = now + self._tombstone_ttl
         matches = matcher(pattern)
         stamp = self._sweeps[pattern]
@@ -219,7 +233,8 @@ def add_sweep(sweeps: dict[str, Stamp], pattern: str, stamp: Stamp) -> str:
 class _Calendar:
     """Which keys have something due, by the second.
 
-    A key overwritten a million times stands in it once, so nothing needs to be rebuilt; a heap of moments would.
+    A key overwritten a million times stands in it once, where a heap of moments would keep them all.  Seconds that nobody
+    waits for any more leave the heap when they are half of it.
     """
 
     __slots__ = ("_days", "_order")
@@ -242,16 +257,26 @@ class _Calendar:
 
     def remove(self, key: str, second: int | None) -> None:
         """Take a key out again."""
-        if second is not None and (day := self._days.get(second)) is not None:
-            day.pop(key, None)
+        if second is None:
+            return
+        day = self._days[second]
+        del day[key]
+        if not day:
+            del self._days[second]
+            if len(self._order) > 2 * len(self._days) + _SPARE_SECONDS:
+                self._order = sorted(self._days)  # which is a heap
 
-    def due(self, now: float, limit: int) -> list[str]:
+    def is_due(self, now: float) -> bool:
+        """Whether a second is over."""
+        return bool(self._order) and self._order[0] <= now
+
+    def take(self, now: float, limit: int) -> list[str]:
         """Take out keys whose second is over."""
         keys: list[str] = []
-        while self._order and self._order[0] <= now and len(keys) < limit:
-            day = self._days[self._order[0]]
+        while self.is_due(now) and len(keys) < limit:
+            day = self._days.get(self._order[0])
             while day and len(keys) < limit:
                 keys.append(day.popitem()[0])
             if not day:
-                del self._days[heapq.heappop(self._order)]
+                self._days.pop(heapq.heappop(self._order), None)
         return keys

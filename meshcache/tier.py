@@ -6,10 +6,10 @@ store and never fails.  Time-to-live is in whole ms, None for "never expires".
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-__all__ = ["NO_EXPIRY", "NO_KEY", "Tier"]
+__all__ = ["NO_EXPIRY", "NO_KEY", "Tier", "Writes"]
 
 NO_KEY = -2
 """What ``ttl_ms`` says of a key that is not there; Redis' own number."""
@@ -18,16 +18,8 @@ NO_EXPIRY = -1
 """What ``ttl_ms`` says of a key that never expires; Redis' own number."""
 
 
-class Tier(Protocol):
-    """One of the two places that can answer a call."""
-
-    async def get(self, key: str) -> bytes | None:
-        """The value, or None for a miss."""
-        ...
-
-    async def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """The keys found, with their values."""
-        ...
+class Writes(Protocol):
+    """What can take a write of named keys."""
 
     async def set(self, key: str, value: bytes, ttl_ms: int | None, *, nx: bool = False, xx: bool = False) -> bool:
         """True if written; False if ``nx`` met a key or ``xx`` none."""
@@ -41,20 +33,28 @@ class Tier(Protocol):
         """How many existed."""
         ...
 
+    async def expire(self, key: str, ttl_ms: int | None) -> bool:
+        """Give a new time to live, None for ever.  False if there is no such key."""
+        ...
+
+
+class Tier(Writes, Protocol):
+    """One of the two places that can answer a call."""
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, or None for a miss."""
+        ...
+
+    async def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """The keys found, with their values."""
+        ...
+
     async def exists(self, keys: Sequence[str]) -> int:
         """How many of them exist; a key named twice counts twice."""
         ...
 
     async def ttl_ms(self, key: str) -> int:
         """What remains, or ``NO_EXPIRY``, or ``NO_KEY``."""
-        ...
-
-    async def expire(self, key: str, ttl_ms: int | None) -> bool:
-        """Give a new time to live, None for ever.  False if there is no such key."""
-        ...
-
-    def scan(self, pattern: str) -> AsyncIterator[str]:
-        """The keys that match, without namespace; one that comes or goes meanwhile may or may not be among them."""
         ...
 
     async def delete_match(self, pattern: str) -> int:

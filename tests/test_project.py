@@ -12,18 +12,20 @@ import tarfile
 import time
 import zipfile
 from dataclasses import fields
+from math import inf
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 import meshcache
-from meshcache import Event, MeshCache
+from meshcache import Event, MeshCache, Mode
 from meshcache.mesh.wire import Frame, FrameType
 from meshcache.modes import diagram
 from meshcache.options import DEFAULT_URL, Options
+from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
-from tests.support import free_port
+from tests.support import eventually, free_port
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 README = (CHECKOUT / "README.md").read_text()
@@ -140,6 +142,30 @@ class TestDocs:
         assert list(rows(OPERATIONS, "Statistics")) == list(stats)
         assert json.loads(json.dumps(stats)) == stats
 
+    @pytest.mark.anyio
+    async def test_rights_in_redis_suffice(self) -> None:
+        """A user with just the rights that the docs name does everything, through an outage and back."""
+        (rule,) = [
+            line for block in blocks(OPERATIONS, "text") for line in block.splitlines() if line.startswith("ACL")
+        ]
+        with RedisServer() as server, OutageProxy(server.host, server.port) as proxy:
+            server.client().execute_command(*rule.split())
+            url = proxy.url.replace("redis://", "redis://gateway:password@")
+            async with MeshCache(url, namespace="gateway", discovery=[], interfaces=["127.0.0.1"]) as cache:
+                await eventually(lambda: cache.mode is Mode.REDIS)
+                await cache.set_many({"swept:1": 1, "gone": 1})
+                await every_call(cache)
+                assert cache.mode is Mode.REDIS
+                proxy.refuse()
+                await every_call(cache)
+                assert cache.mode is Mode.MEMORY
+                await cache.delete("gone")
+                await cache.delete_match("swept:*")
+                await cache.set("kept", 1, ttl=60)
+                proxy.forward()
+                await eventually(lambda: cache.mode is Mode.REDIS, 10)
+            assert sorted(server.client().scan_iter("gateway:*")) == [b"gateway:kept"]
+
     def test_every_public_name_is_in_the_reference(self) -> None:
         reference = (CHECKOUT / "docs" / "reference.md").read_text()
         shown = set(re.findall(r"^::: ([\w.]+)$", reference, re.MULTILINE))
@@ -151,6 +177,23 @@ class TestDocs:
             and getattr(meshcache, name).__module__ not in shown
         ]
         assert missing == []
+
+
+async def every_call(cache: MeshCache) -> None:
+    """Each call once.  None may raise; the key ``a`` is gone afterwards."""
+    assert await cache.set("a", 1, ttl=60)
+    assert not await cache.set("a", 2, nx=True)
+    assert await cache.setex("a", 60, 2)
+    assert await cache.get_many(["a", "b"]) == {"a": await cache.get("a")}
+    assert await cache.expire("a", inf)
+    assert await cache.expire("a", 60)
+    assert await cache.exists("a", "b") == 1
+    assert await cache.ttl("a") == 60
+    assert "a" in await cache.keys()
+    assert await cache.delete("a") == 1
+    assert await cache.delete_match("nothing:*") == 0
+    assert await cache.ping() is cache.is_available
+    assert bool(await cache.info("server")) is cache.is_available
 
 
 def wire_number(frame: type) -> FrameType:

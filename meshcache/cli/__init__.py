@@ -16,6 +16,8 @@ def main() -> None:
     """Run the command and end the process with its exit status."""
     try:
         from .app import app
+
+        app(prog_name="meshcache")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _OF_THE_EXTRA:
             raise
@@ -24,4 +26,3 @@ def main() -> None:
             "pip install 'meshcache[cli]', or 'meshcache[demo]' for a server as well\n"
         )
         sys.exit(2)
-    app(prog_name="meshcache")

@@ -162,9 +162,11 @@ class _Inbox:
         while self._news:
             name, candidates = self._news.popleft()
             self._standing.pop(name, None)
-            if candidates and len(self._standing) < _MAX_SERVICES:
+            if candidates:
                 self._standing[name] = candidates
                 new += candidates
+            while len(self._standing) > _MAX_SERVICES:
+                del self._standing[next(iter(self._standing))]  # the oldest, whom the mesh has long met
         return new
 
     @property
@@ -211,14 +213,13 @@ class _Session:
         zeroconf, self._zeroconf = self._zeroconf, None
         if zeroconf is None:
             return
-        try:
-            if self._browser is not None:
-                self._browser.cancel()
-            for request in list(self._requests):
-                request.cancel()
-            with contextlib.suppress(EventLoopBlocked):  # a goodbye that cannot be said is not missed
-                zeroconf.unregister_all_services()
-        finally:
+        if self._browser is not None:
+            self._browser.cancel()
+        for request in list(self._requests):
+            request.cancel()
+        # Says goodbye first.  It raises these if its thread does not get to run for 10 s; whoever closes has given up on
+        # it anyway.
+        with contextlib.suppress(EventLoopBlocked, TimeoutError):
             zeroconf.close()
 
     def _own_info(self) -> ServiceInfo:

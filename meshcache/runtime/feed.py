@@ -29,7 +29,8 @@ class Subscription:
         while not self._unread:
             if self._closed:
                 raise StopAsyncIteration
-            self._woken = anyio.Event()
+            if self._woken.is_set():  # otherwise another task waits for this one already
+                self._woken = anyio.Event()
             await self._woken.wait()
         return self._unread.popleft()
 

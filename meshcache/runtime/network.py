@@ -66,16 +66,18 @@ class Network:
         self._woken.set()
 
     async def run(self) -> None:
-        """Until cancelled; says goodbye to the peers then."""
+        """Until cancelled; says goodbye to the peers then, before the sources do, which may take a moment."""
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._receive)
                 for source in self._sources:
                     tasks.start_soon(self._discover, source)
-                await self._drive()
+                try:
+                    await self._drive()
+                finally:
+                    self.node.close(self._now())
+                    self._send()
         finally:
-            self.node.close(self._now())
-            self._send()
             self._socket.close()
 
     async def _receive(self) -> None:

@@ -6,7 +6,7 @@ It reads the mode and sends signals; what a signal changes is decided in ``modes
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 import anyio
@@ -37,7 +37,7 @@ class Signals(Protocol):
         ...
 
     def drained(self) -> None:
-        """No dirty key is left."""
+        """Redis may answer: no dirty key is left, or a few that were just written."""
         ...
 
     def lost(self, outage: Unavailable) -> None:
@@ -126,8 +126,10 @@ class Recovery:
             self._signals.lost(Unavailable(f"Redis refuses what recovery needs: {error}"))
 
     async def _drain(self) -> None:
-        """Replay until nothing is dirty."""
-        if self._on_recovery == "discard":
+        """Replay until nothing is dirty, or until the rest was written during the last pass: waiting for none would never
+        end where writes go on.  In ``Mode.REDIS`` what is dirty is not read from Redis, and its replay goes on."""
+        recovering = self._modes.mode is not Mode.REDIS
+        if recovering and self._on_recovery == "discard":
             self._journal.clear()
         known: dict[str, Stamp] = {}
         if self._journal:
@@ -135,10 +137,11 @@ class Recovery:
             self._memory.learn_sweeps(known)
         while self._journal:
             known |= await self._replay_sweeps()
-            while await self._replay_keys():
-                pass
+            await self._replay_keys(invalidate=recovering and self._on_recovery == "invalidate")
             await self._repeat_sweeps(known)
-        self._signals.drained()  # no await since the journal was seen empty
+            if recovering and not self._journal.sweeps and len(self._journal) <= _BATCH:
+                break
+        self._signals.drained()  # no await since the last look at the journal
 
     async def _replay_sweeps(self) -> dict[str, Stamp]:
         """Delete in Redis what the outage deleted by pattern; told to the other instances first, which may hold older keys."""
@@ -160,18 +163,17 @@ class Recovery:
         known |= fresh
         self._memory.apply(Op(Kind.SWEEP, pattern, stamp) for pattern, stamp in fresh.items())
 
-    async def _replay_keys(self) -> bool:
-        """Replay one batch; whether there was anything."""
-        ops = self._memory.dirty(_BATCH)
-        if not ops:
-            return False
-        if self._on_recovery == "invalidate":
-            ops = [Op(Kind.INVALIDATE, op.key, op.stamp) for op in ops]
-        applied = await apply(self._link, self._names, ops, self._now(), self._fence_ttl_ms)
-        self._memory.cleaned(ops)
-        self.replayed += sum(applied)
-        self.refused += len(applied) - sum(applied)
-        return True
+    async def _replay_keys(self, *, invalidate: bool) -> None:
+        """One pass over the keys that are dirty now."""
+        left = len(self._journal)
+        while left > 0 and (ops := self._memory.dirty(min(left, _BATCH))):
+            left -= len(ops)
+            if invalidate:
+                ops = [Op(Kind.INVALIDATE, op.key, op.stamp) for op in ops]
+            applied = await apply(self._link, self._names, ops, self._now(), self._fence_ttl_ms)
+            self._memory.cleaned(ops)
+            self.replayed += sum(applied)
+            self.refused += len(applied) - sum(applied)
 
     async def _pause(self, seconds: float | None) -> bool:
         """Wait to be woken, ``seconds`` at most (None: for ever); whether that happened."""

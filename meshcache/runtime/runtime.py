@@ -13,7 +13,7 @@ import anyio.lowlevel
 from anyio import to_thread
 
 from ..discovery.base import Announcement, Discovery
-from ..errors import Unavailable
+from ..errors import RedisCommandError, Unavailable
 from ..events import Event, Mode, ModeChanged, Peer, PeerJoined, PeerLeft, PeerModeChanged
 from ..journal import Journal
 from ..memory import MemoryTier
@@ -33,6 +33,7 @@ from .background import Background
 from .feed import Feed
 from .network import Network
 from .recovery import Recovery
+from .through import WriteThrough
 
 __all__ = ["Runtime"]
 
@@ -40,6 +41,7 @@ logger = logging.getLogger("meshcache")
 
 _REPLAY_TIMEOUT = 2.0
 _TICK = 1.0
+_KEY_CHECK = 30.0
 _SLICE = 256
 
 
@@ -54,7 +56,9 @@ class Runtime:
     Attributes:
         redis: the tier that answers in ``Mode.REDIS``; None if there is no Redis.
         memory: the tier that answers otherwise.
-        mode: which of the two it is.
+        through: takes writes of dirty keys while ``redis`` answers.
+        mode: which tier answers.
+        epoch: grows with every change of the mode.
         node_id: this instance, 64 bit.
         server: what the last probe learned of Redis, or None.
     """
@@ -70,7 +74,9 @@ class Runtime:
         self._journal = Journal(options.max_dirty) if url is not None else None
         clock = HybridClock(self.node_id, _wall_ms, int(options.max_skew * 1000))
         self.memory = MemoryTier(self._store, self._journal, clock, self._now, self._published)
+        self.epoch = 0
         self.redis: RedisTier | None = None
+        self.through: WriteThrough | None = None
         self._recovery: Recovery | None = None
         self._closers: list[Callable[[], Awaitable[None]]] = []
         if url is not None:
@@ -80,6 +86,8 @@ class Runtime:
         self._keys: list[MeshKey] = []
         self._mesh_key: bytes | None = None
         self._mesh_ready = anyio.Event()
+        self._stranger: ForeignKey | None = None
+        self._key_doubted = anyio.Event()
         self._network: Network | None = None
         self._background = Background(self._main)
         self._warned: set[str] = set()
@@ -114,6 +122,7 @@ class Runtime:
         async with anyio.create_task_group() as tasks:
             if self._recovery is not None:
                 tasks.start_soon(self._recovery.run)
+                tasks.start_soon(self._keep_mesh_key)
             tasks.start_soon(self._run_mesh)
             tasks.start_soon(self._tick)
 
@@ -126,6 +135,9 @@ class Runtime:
         self._names, self._link, self._replay_link = names, link, replay
         self._where = redact(url)
         self.redis = RedisTier(link, names)
+        self.through = WriteThrough(
+            self.memory, link, names, self._now, fence_ttl=options.fence_ttl, lost=self.lost, settled=self.drained
+        )
         assert self._journal is not None
         self._recovery = Recovery(
             link=replay,
@@ -145,8 +157,15 @@ class Runtime:
         """Redis answered a call."""
         self._modes.answered()
 
-    def lost(self, outage: Unavailable) -> None:
-        """Redis did not answer a call, or a probe, or a replay."""
+    def lost(self, outage: Unavailable, epoch: int | None = None) -> None:
+        """Redis did not answer a call, or a probe, or a replay.
+
+        Args:
+            outage: what it met.
+            epoch: the one in which the call began; what began before the last change of mode says nothing about now.
+        """
+        if epoch is not None and epoch != self.epoch:
+            return
         now = self._now()
         if outage.timed_out:
             change = self._modes.timed_out(outage.cause, now, others_in_flight=self._link.in_flight)
@@ -163,13 +182,10 @@ class Runtime:
         """Redis takes writes again."""
         self.server = server
         self._changed(self._modes.probed(f"Redis {server.version} answers", self._now()))
-        if self._options.secret is None:
-            mine = self._mesh_key or secrets.token_bytes(32)
-            self._mesh_key = await agree_on_mesh_key(self._replay_link, self._names, mine)
-            self._use_mesh_key(MeshKey.from_bytes(self._mesh_key, self._options.namespace))
+        await self._agree_on_mesh_key()
 
     def drained(self) -> None:
-        """Redis knows every write of this instance."""
+        """Redis knows every write of this instance, but those made just now."""
         self._changed(self._modes.drained("Redis has what the outage wrote", self._now()))
         self.memory.forget()
 
@@ -177,6 +193,7 @@ class Runtime:
         if change is None:
             return
         self.mode = change.new
+        self.epoch += 1
         self._warned.discard("outage")
         level = logging.WARNING if change.new is Mode.MEMORY else logging.INFO
         logger.log(
@@ -213,6 +230,41 @@ class Runtime:
             self._network.node.set_keys(self._keys)
         self._mesh_ready.set()
 
+    async def _agree_on_mesh_key(self) -> None:
+        """Without a secret the key is what Redis holds; the first instance that finds none makes it."""
+        if self._options.secret is None:
+            mine = self._mesh_key or secrets.token_bytes(32)
+            self._mesh_key = await agree_on_mesh_key(self._replay_link, self._names, mine)
+            self._use_mesh_key(MeshKey.from_bytes(self._mesh_key, self._options.namespace))
+
+    async def _keep_mesh_key(self) -> None:
+        """A Redis that came back empty between two calls has a new key, or none: nobody is told, so ask now and then, and
+        when somebody speaks with a key that is not ours."""
+        while self._options.secret is None:
+            with anyio.move_on_after(_KEY_CHECK):
+                await self._key_doubted.wait()
+            stranger, self._key_doubted = self._stranger, anyio.Event()
+            if self.mode is not Mode.REDIS:
+                continue
+            before = self._mesh_key
+            try:
+                await self._agree_on_mesh_key()
+            except Unavailable as outage:
+                self.lost(outage)
+            except RedisCommandError as error:
+                self._warn_once("mesh key", f"Redis refuses what the mesh needs: {error}")
+            if stranger is not None and before == self._mesh_key:
+                self._warn_of(stranger)
+            self._stranger = None
+
+    def _warn_of(self, stranger: ForeignKey) -> None:
+        host, port = stranger.address
+        self._warn_once(
+            "key",
+            f"a peer at {host}:{port} seals its datagrams with another key and stays out: "
+            "is the secret (secret= or MESHCACHE_SECRET) the same everywhere?",
+        )
+
     async def _run_mesh(self) -> None:
         secret = self._options.secret
         if secret is not None:
@@ -221,7 +273,13 @@ class Runtime:
         node = Node(
             node_id=self.node_id, keys=self._keys, random=secrets.SystemRandom(), now=self._now(), mode=self.mode
         )
-        announcement = Announcement(self.node_id, self._options.namespace, self._socket.addresses, self._socket.port)
+        announcement = Announcement(
+            self.node_id,
+            self._options.namespace,
+            self._socket.addresses,
+            self._socket.port,
+            everywhere=self._socket.everywhere,
+        )
         self._network = Network(node, self._socket, self._sources, announcement, self._now, self._heard)
         await self._network.run()
 
@@ -231,11 +289,10 @@ class Runtime:
                 self.memory.apply(event.ops)
                 self._became_dirty()
             case ForeignKey():
-                self._warn_once(
-                    "key",
-                    f"a peer at {event.address[0]}:{event.address[1]} seals its datagrams with another key and stays "
-                    "out: is the secret (secret= or MESHCACHE_SECRET) the same everywhere?",
-                )
+                self._stranger = event
+                self._key_doubted.set()
+                if self._options.secret is not None:
+                    self._warn_of(event)
             case PeerJoined() | PeerLeft() | PeerModeChanged():
                 if isinstance(event, PeerModeChanged) and event.peer.mode is not Mode.MEMORY and self._recovery:
                     self._recovery.wake()  # a peer found Redis: so may we

@@ -262,10 +262,10 @@ class _Loop:
         self.refuse()
         self.reserved.release()
         self._selector.close()
-        self._waker.close()
-        self._wakened.close()
-        with self._lock:  # nobody waits for a thread that has ended, however it ended
+        with self._lock:  # nobody wakes a thread that has ended, however it ended, or waits for it
             self._stopped = True
+            self._waker.close()
+            self._wakened.close()
             while self._calls:
                 self._calls.popleft().fail(RuntimeError("this OutageProxy has ended"))
 

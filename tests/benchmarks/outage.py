@@ -79,7 +79,9 @@ async def under_load(name: str, fault: Callable[[OutageProxy], None], goal_ms: f
                     await anyio.sleep(0.002)
                 worst.append(slowest * 1000)
     measured = f"{errors} errors in {calls} calls; worst {statistics.median(worst):.1f} (max {max(worst):.1f})"
-    return Figure(f"Redis {name} under load", measured, f"0 errors; worst ≤ {goal_ms:g}", not errors and max(worst) <= goal_ms)
+    return Figure(
+        f"Redis {name} under load", measured, f"0 errors; worst ≤ {goal_ms:g}", not errors and max(worst) <= goal_ms
+    )
 
 
 async def absent(rounds: int) -> list[Figure]:
@@ -107,7 +109,9 @@ async def propagation(rounds: int) -> list[Figure]:
             sets.append(await visible(one.set("key", i), lambda i=i: reads(two, i)))
             deletes.append(await visible(one.delete("key"), lambda: reads(two, None)))
     return [
-        Figure(f"in an outage, a {name} on A is seen on B", percentiles(times), "p50 ≤ 10", statistics.median(times) <= 10)
+        Figure(
+            f"in an outage, a {name} on A is seen on B", percentiles(times), "p50 ≤ 10", statistics.median(times) <= 10
+        )
         for name, times in (("set", sets), ("delete", deletes))
     ]
 
@@ -152,7 +156,14 @@ async def way_back(rounds: int) -> list[Figure]:
                 await eventually(lambda c=cache: c.mode is Mode.REDIS, 15)
                 times.append((perf_counter() - started) * 1000)
                 say(f"  back after {times[-1]:.0f} ms (the server took {(started - start) * 1000:.0f} to start)")
-    return [Figure("mode redis again after an outage of 5 s", percentiles(times), "p50 ≤ 1000", statistics.median(times) <= 1000)]
+    return [
+        Figure(
+            "mode redis again after an outage of 5 s",
+            percentiles(times),
+            "p50 ≤ 1000",
+            statistics.median(times) <= 1000,
+        )
+    ]
 
 
 async def visible(write: Awaitable[object], holds: Callable[[], Awaitable[bool]]) -> float:

@@ -60,7 +60,7 @@ def python_image(engine: None) -> str:
 
 
 @pytest.fixture(scope="session")
-def gateway_image(python_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def gateway_image(python_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """``compose/gateway.py`` with meshcache from this checkout, built by ``compose/Dockerfile``."""
     import docker
 
@@ -83,12 +83,13 @@ def gateway_image(python_image: str, tmp_path_factory: pytest.TempPathFactory) -
             rm=True,
             forcerm=True,
         )
+        yield GATEWAY_TAG
+        client.images.remove(GATEWAY_TAG, force=True)
     except docker.errors.BuildError as error:
         log = "".join(line.get("stream", "") for line in error.build_log)
         pytest.fail(f"{error}\n{log[-3000:]}")
     finally:
         client.close()
-    return GATEWAY_TAG
 
 
 @pytest.fixture

@@ -90,12 +90,13 @@ class _Run:
 
     def run(self) -> int:
         with self._shown():
-            interrupted = False
+            interrupted, leftover = False, ""
             try:
                 self._try_steps()
             except KeyboardInterrupt:
                 interrupted = True
-            leftover = self._clean_up()
+            finally:
+                leftover = self._clean_up()
             self._board.end(interrupted=interrupted, leftover=leftover)
         picture = self._board.picture
         return 130 if interrupted else 0 if picture.ok else 1

@@ -67,12 +67,12 @@ class Scenario:
         self.steps: Sequence[Step] = (
             Step("Three instances start and find each other", self._start),
             Step("What 1 writes, 2 and 3 read: Redis answers", self._share_through_redis),
-            Step(f"{server.goes}, and every call is still answered", self._lose_redis),
+            Step(f"{server.goes}: every call is still answered", self._lose_redis),
             Step("A set on 1 is read on 2 and 3, without Redis", self._set_in_outage),
             Step("A delete on 2 is a miss on 1 and 3", self._delete_in_outage),
-            Step("A fourth instance starts in the outage and joins", self._join_in_outage),
-            Step(f"{server.returns}, and so are the instances", self._regain_redis),
-            Step("Redis has what the outage wrote, and nothing it deleted", self._check_redis),
+            Step("A fourth instance starts in the outage", self._join_in_outage),
+            Step(f"{server.returns}: the instances return to it", self._regain_redis),
+            Step("Redis has the outage's writes, not the deleted keys", self._check_redis),
             Step("Goodbye: nothing is left behind", self._leave),
         )
         self._server = server
@@ -127,7 +127,7 @@ class Scenario:
         calls, slowest = self._end_load()
         cold = self._fleet.instances[0].call("get", keys=["user:1"])["values"]["user:1"] is None
         return Shown(
-            f"mode memory everywhere after {_ms(noticed)}; {calls} calls, no error, the slowest {_ms(slowest)}",
+            f"mode memory everywhere after {_ms(noticed)}; {calls:,} calls, no error, the slowest {_ms(slowest)}",
             {"noticed_ms": _round_ms(noticed), "calls": calls, "errors": 0, "slowest_call_ms": _round_ms(slowest)},
             "what only Redis held is a miss until it is back: this version keeps no warm copy" if cold else "",
         )
@@ -198,7 +198,7 @@ class Scenario:
         time.sleep(_LOAD_SECONDS)
         calls, slowest = self._end_load()
         return Shown(
-            f"after {outage:.1f} s mode redis everywhere, {_ms(back)} after it answered; {calls} calls meanwhile, no error, the slowest {_ms(slowest)}",
+            f"after {outage:.1f} s; mode redis everywhere {_ms(back)} later; {calls:,} calls meanwhile, no error, the slowest {_ms(slowest)}",
             {
                 "outage_s": round(outage, 3),
                 "back_ms": _round_ms(back),

@@ -102,7 +102,7 @@ class OwnServer:
     """A server of our own; killed and started again with what it had on disk, as a service that crashed would be."""
 
     goes = "The server is killed"
-    returns = "The server is started again"
+    returns = "The server is back"
     keeps_data = False
 
     def __init__(self) -> None:
@@ -136,8 +136,8 @@ class OwnServer:
 class GivenServer:
     """A server that was there before: nothing happens to it, but to the way there."""
 
-    goes = "The way to the server is cut"
-    returns = "The way to the server is open again"
+    goes = "The way to Redis is cut"
+    returns = "The way is open again"
     keeps_data = True
 
     def __init__(self, url: str) -> None:

@@ -122,7 +122,13 @@ async def test_patterns(cache: MeshCache) -> None:
 
 async def test_bad_input_raises_and_changes_nothing(cache: MeshCache) -> None:
     await cache.set("key", "kept", ttl=60)
-    for key, error in [("", ValueError), ("x" * 1025, ValueError), ("\ud800", ValueError), (1, TypeError), (b"k", TypeError)]:
+    for key, error in [
+        ("", ValueError),
+        ("x" * 1025, ValueError),
+        ("\ud800", ValueError),
+        (1, TypeError),
+        (b"k", TypeError),
+    ]:
         for call in (cache.get, cache.delete, cache.exists, cache.ttl):
             with pytest.raises(error, match="key"):
                 await call(key)  # type: ignore[arg-type]
@@ -263,11 +269,10 @@ async def test_closing_ends_those_who_wait(redis_server: RedisServer) -> None:
             await cache.wait_for_peers(3)
         seen.append("told")
 
-    async with anyio.create_task_group() as tasks:
-        async with lone_cache(redis_server.url) as cache:
-            tasks.start_soon(listen, cache)
-            tasks.start_soon(wait, cache)
-            await anyio.wait_all_tasks_blocked()
+    async with anyio.create_task_group() as tasks, lone_cache(redis_server.url) as cache:
+        tasks.start_soon(listen, cache)
+        tasks.start_soon(wait, cache)
+        await anyio.wait_all_tasks_blocked()
     assert sorted(map(str, seen)) == ["end", "told"]
 
 

@@ -189,7 +189,9 @@ async def test_a_replica_is_not_redis(redis_server: RedisServer) -> None:
         assert redis.exists("test:key")
 
 
-async def test_a_timeout_alone_is_no_outage_but_puts_the_write_in_doubt(redis_server: RedisServer, proxy: OutageProxy) -> None:
+async def test_a_timeout_alone_is_no_outage_but_puts_the_write_in_doubt(
+    redis_server: RedisServer, proxy: OutageProxy
+) -> None:
     """One slow answer among quick ones: the mode stays, the write is told to Redis again, and nothing older is read."""
     redis = redis_server.client()
     async with lone_cache(proxy.url, op_timeout=0.1, failure_threshold=1000) as cache:

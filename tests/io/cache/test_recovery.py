@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import anyio
 import pytest
 
 from meshcache import MeshCache, Mode
@@ -126,7 +127,10 @@ async def test_on_recovery(redis_server: RedisServer, proxy: OutageProxy, on_rec
 
 async def test_an_older_replay_is_refused(redis_server: RedisServer) -> None:
     """Two instances that did not hear each other: whichever recovers last, the newest write stays."""
-    with OutageProxy(redis_server.host, redis_server.port) as first, OutageProxy(redis_server.host, redis_server.port) as last:
+    with (
+        OutageProxy(redis_server.host, redis_server.port) as first,
+        OutageProxy(redis_server.host, redis_server.port) as last,
+    ):
         async with lone_cache(first.url) as one, lone_cache(last.url) as two:
             first.refuse()
             last.refuse()

@@ -3,8 +3,9 @@ from __future__ import annotations
 import gc
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import redis
@@ -307,3 +308,20 @@ def test_who_forgets_to_close_leaves_no_thread() -> None:
 def test_names_the_state_in_its_repr(wire: OutageProxy) -> None:
     wire.silence()
     assert repr(wire) == f"<OutageProxy redis://127.0.0.1:{wire.port}/0 silence>"
+
+
+def test_a_busy_proxy_may_see_its_end_before_it_is_woken_for_it(echo: Echo) -> None:
+    wire = OutageProxy("127.0.0.1", echo.port)
+    waker = wire._loop._waker
+
+    class SlowWaker:
+        close = staticmethod(waker.close)
+
+        def send(self, data: bytes) -> int:
+            with suppress(ConnectionResetError), connected(wire):  # wakes the thread, which resets it
+                pass
+            time.sleep(0.1)
+            return waker.send(data)
+
+    wire._loop._waker = SlowWaker()  # type: ignore[assignment]
+    wire.close()

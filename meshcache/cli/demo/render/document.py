@@ -29,7 +29,6 @@ def document(picture: Picture, version: str) -> str:
                 "leftover": picture.leftover,
             },
             indent=2,
-            ensure_ascii=False,
         )
         + "\n"
     )

@@ -49,8 +49,9 @@ class LivePicture:
 
     def _draw(self, picture: Picture, width: int, *, unicode: bool, brief: bool) -> RenderableType:
         marks = _marks(unicode=unicode)
-        steps = self._steps(picture, marks, wide=width >= _WIDE, brief=brief)
-        parts: list[RenderableType] = [_head(picture, self._version, marks), _instances(picture, marks), steps]
+        parts: list[RenderableType] = [_head(picture, self._version, marks)]
+        parts.append(Text() if picture.ended else _instances(picture, marks))  # at the end none is left to show
+        parts.append(self._steps(picture, marks, wide=width >= _WIDE, brief=brief))
         parts += [_failure(step) for step in picture.steps if step.failure is not None]
         if picture.ended:
             parts.append(_end(picture, marks))
@@ -61,13 +62,13 @@ class LivePicture:
         table.add_column(width=2, justify="right", style="dim")
         table.add_column(width=1)
         if wide:
-            table.add_column(ratio=2)
-        table.add_column(ratio=3)
+            table.add_column(no_wrap=True)
+        table.add_column(ratio=1)
         table.add_column(justify="right", no_wrap=True, min_width=5)
         last = max((step.number for step in picture.steps if step.outcome is Outcome.HELD), default=0)
         for step in picture.steps:
             title = Text(step.title, style=_title_style(step))
-            shown = _shown(step) if not brief or step.number == last else Text()
+            shown = _shown(step, note=not brief) if not brief or step.number == last else Text()
             cells = [title, shown] if wide else [Group(title, shown) if shown else title]
             ended = step.outcome in (Outcome.HELD, Outcome.FAILED)
             seconds = Text(f"{step.seconds:.1f} s" if ended else "", style="dim")
@@ -81,25 +82,23 @@ class LivePicture:
             case Outcome.FAILED:
                 return Text(marks["failed"], style="bold red")
             case Outcome.RUNNING:
-                return self._spinner if marks["held"] != "+" else Text("*", style="cyan")
+                return Text(marks["running"], style="cyan") if marks["running"] else self._spinner
             case _:
                 return Text(marks["waiting"], style="dim")
 
 
 def _marks(*, unicode: bool) -> dict[str, str]:
+    """One character each; "" for the spinner."""
     if unicode:
-        return {"held": "✓", "failed": "✗", "waiting": "·", "up": "●", "down": "○"}
-    return {"held": "+", "failed": "x", "waiting": "-", "up": "*", "down": "o"}
+        return {"held": "✓", "failed": "✗", "running": "", "waiting": "·", "up": "●", "down": "○"}
+    return {"held": "+", "failed": "x", "running": "*", "waiting": "-", "up": "*", "down": "o"}
 
 
 def _head(picture: Picture, version: str, marks: dict[str, str]) -> RenderableType:
-    server = picture.server
-    state = (
-        Text(f"{marks['up']} answers", style="bold green")
-        if server.reachable
-        else Text(f"{marks['down']} away", style="bold red")
-    )
-    line = Text.assemble((f"{server.name}", "bold"), f" at {server.where}  ", state)
+    line = Text.assemble((picture.server.name, "bold"), f" at {picture.server.where}")
+    if not picture.ended:
+        mark, state, style = ("up", "answers", "green") if picture.server.reachable else ("down", "away", "red")
+        line.append(f"  {marks[mark]} {state}", style=f"bold {style}")
     table = Table.grid(expand=True)
     table.add_column()
     table.add_column(justify="right", style="dim", no_wrap=True)
@@ -113,7 +112,7 @@ def _instances(picture: Picture, marks: dict[str, str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1))
     table.add_column("instance", ratio=2)
     table.add_column("mode", ratio=3)
-    for name in ("peers", "entries in memory", "not yet in Redis"):
+    for name in ("peers", "in memory", "not in Redis"):
         table.add_column(name, justify="right", ratio=3, no_wrap=True)
     for instance in picture.instances:
         table.add_row(*_instance_cells(instance, marks))
@@ -137,9 +136,9 @@ def _title_style(step: StepView) -> str:
     return {Outcome.RUNNING: "bold cyan", Outcome.FAILED: "bold red", Outcome.HELD: "bold"}.get(step.outcome, "dim")
 
 
-def _shown(step: StepView) -> Text:
-    text = Text(step.shown, style="default")
-    if step.note:
+def _shown(step: StepView, *, note: bool) -> Text:
+    text = Text(step.shown)
+    if step.note and note:
         text.append(f"\n{step.note}", style="dim italic")
     return text
 

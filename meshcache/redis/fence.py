@@ -1,0 +1,164 @@
+"""Stamped writes in Redis: applied only if newer than the last stamped write of the key, by a script, so atomically.
+
+The fence of a key is a sidecar key with the stamp (16 bytes) and kind (1 byte) of that write, kept for a while.  Values stand
+in plain keys.  Writes without a stamp know nothing of fences.  Where the user may not run scripts, everything becomes a
+delete, which is always safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from math import ceil, inf
+from typing import Any, Final
+
+from ..errors import RedisCommandError
+from ..stamp import STAMP_BYTES, Kind, Op, Stamp
+from .link import Argument, Command, Link, pipelines
+from .names import Names
+from .tier import scan_pages
+
+__all__ = ["MAX_SWEEPS", "apply", "publish_sweeps", "read_sweeps", "sweep"]
+
+MAX_SWEEPS: Final = 64
+"""How many patterns are kept in Redis; more of them become "everything"."""
+
+
+async def apply(link: Link, names: Names, ops: Sequence[Op], now: float, fence_ttl_ms: int) -> list[bool]:
+    """Bring stamped writes to Redis, in pipelines of bounded size.
+
+    A set whose time is over is a delete.
+
+    Args:
+        link: the way to Redis.
+        names: the keys.
+        ops: of kind SET, DELETE or INVALIDATE.
+        now: this moment on the clock of ``Op.expires_at``, in seconds.
+        fence_ttl_ms: how long the fences are kept.
+
+    Returns:
+        For each op whether it was applied; False if the key has a stamp as new or newer, or if a set had to become a
+        delete because scripts are not permitted.
+
+    Raises:
+        Unavailable: some of them may have been applied.  To apply them again does no harm.
+        RedisCommandError: not even a delete is permitted.
+    """
+    commands = [_fenced(names, op, now, fence_ttl_ms) for op in ops]
+    replies = await _FENCE.run(link, commands)
+    refused = [op for op, reply in zip(ops, replies, strict=True) if isinstance(reply, RedisCommandError)]
+    await _unlink(link, (names.key(op.key) for op in refused))
+    return [
+        op.kind is not Kind.SET if isinstance(reply, RedisCommandError) else bool(reply)
+        for op, reply in zip(ops, replies, strict=True)
+    ]
+
+
+async def sweep(link: Link, names: Names, pattern: str, stamp: Stamp, fence_ttl_ms: int) -> None:
+    """Delete every key that matches, but those with a stamp as new or newer.  Page by page: never blocks Redis for long.
+
+    It sets no fence where there was none; that older writes of such keys do not come back is what :func:`read_sweeps` is for.
+
+    Raises:
+        Unavailable: some of them may have been deleted.
+        RedisCommandError: the user may not.
+    """
+    async for page in scan_pages(link, names, pattern):
+        keys = [key for key in map(names.strip, page) if key is not None]
+        await apply(link, names, [Op(Kind.SWEEP, key, stamp) for key in keys], 0.0, fence_ttl_ms)
+
+
+async def publish_sweeps(link: Link, names: Names, sweeps: Mapping[str, Stamp], fence_ttl_ms: int) -> None:
+    """Tell in Redis which patterns were deleted, and when, for those that come back later.  The newest stamp wins.
+
+    Where scripts are not permitted nothing is told: then nobody brings old sets to Redis either.
+
+    Raises:
+        Unavailable: Redis cannot serve.
+        RedisCommandError: something else stands in that key.
+    """
+    words: list[Argument] = [word for sweep in sweeps.items() for word in sweep]
+    if not words:
+        return
+    (reply,) = await _SWEEPS.run(link, [_SWEEPS.command([names.sweeps], [fence_ttl_ms, MAX_SWEEPS, *words])])
+    if isinstance(reply, RedisCommandError) and not str(reply).startswith(_FORBIDDEN):
+        raise reply
+
+
+async def read_sweeps(link: Link, names: Names) -> dict[str, Stamp]:
+    """The patterns that were deleted in outages of the last ``fence_ttl``, with their stamps.
+
+    Raises:
+        Unavailable: Redis cannot serve.
+        RedisCommandError: the user may not.
+    """
+    flat = await link.execute("HGETALL", names.sweeps)
+    return {
+        pattern.decode(): Stamp(stamp)
+        for pattern, stamp in zip(flat[::2], flat[1::2], strict=True)
+        if len(stamp) == STAMP_BYTES and _is_text(pattern)  # who else wrote there is not ours
+    }
+
+
+class _Script:
+    """A Lua script that Redis knows by its hash."""
+
+    def __init__(self, file: str) -> None:
+        self.text = files(__package__).joinpath(file).read_bytes()
+        self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+
+    def command(self, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Command:
+        """One run of it."""
+        return ("EVALSHA", self.digest, len(keys), *keys, *arguments)
+
+    async def run(self, link: Link, commands: Iterable[Command]) -> list[Any]:
+        """The replies to many runs; those that a server without the script did not run are run again, after loading it."""
+        replies: list[Any] = []
+        for some in pipelines(commands):
+            got = await link.execute_many(some)
+            missed = [i for i, reply in enumerate(got) if _is_missing(reply)]
+            if missed:
+                load: Command = ("SCRIPT", "LOAD", self.text)
+                _, *again = await link.execute_many([load, *(some[i] for i in missed)])
+                for i, reply in zip(missed, again, strict=True):
+                    got[i] = reply
+            replies += got
+        return replies
+
+
+_FENCE: Final = _Script("fence.lua")
+_SWEEPS: Final = _Script("sweeps.lua")
+
+
+_FORBIDDEN: Final = ("NOPERM", "NOSCRIPT", "ERR unknown command")
+"""How replies begin where scripts may not be run; NOSCRIPT remains if they may not be loaded."""
+
+
+def _is_missing(reply: object) -> bool:
+    return isinstance(reply, RedisCommandError) and str(reply).startswith("NOSCRIPT")
+
+
+def _fenced(names: Names, op: Op, now: float, fence_ttl_ms: int) -> Command:
+    arguments: list[Argument] = [op.stamp + bytes([op.kind]), fence_ttl_ms]
+    ttl_ms = None if op.expires_at == inf else ceil((op.expires_at - now) * 1000)
+    if op.kind is Kind.SET and (ttl_ms is None or ttl_ms > 0):
+        arguments.append(op.value)
+        if ttl_ms is not None:
+            arguments.append(ttl_ms)
+    return _FENCE.command([names.key(op.key), names.fence(op.key)], arguments)
+
+
+async def _unlink(link: Link, redis_keys: Iterable[bytes]) -> None:
+    for commands in pipelines(("UNLINK", key) for key in redis_keys):
+        for reply in await link.execute_many(commands):
+            if isinstance(reply, RedisCommandError):
+                raise reply
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,219 @@
+"""How commands reach Redis, and how what goes wrong on the way is told apart.  Knows no key, no mode and no tier.
+
+A :class:`Link` promises:
+
+- No call waits longer than its ``timeout``: for a free connection, name resolution, connecting, authentication, and the
+  reply.  Then :class:`~meshcache.errors.Unavailable` with ``timed_out``.
+- A connection that is refused, reset or closed costs one immediate second try on a fresh connection, within the same time,
+  and all idle connections are given up with it: after a restart of the server none of them lives.
+- **The second try sends the commands again, and its answer counts.**  If only the reply of the first was lost, Redis runs
+  them twice.  That is nothing to a plain SET or UNLINK; an UNLINK then tells of fewer keys; a SET with NX may then answer
+  "there was one" though it was this very call that wrote it.  It never answers "written" when another's value stands.
+- A connection with a reply outstanding is never used again.
+- The caller's own cancellation passes through untouched.
+- Nothing is retried beyond that, and nothing is logged.
+
+redis-py is imported by the two implementations only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import ssl
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from ..errors import RedisCommandError, Unavailable
+from .url import parse_url
+
+__all__ = [
+    "CONNECTIONS",
+    "Argument",
+    "Command",
+    "Link",
+    "may_try_again",
+    "no_answer",
+    "open_link",
+    "outage",
+    "pipelines",
+    "refusal",
+]
+
+Argument = str | bytes | int
+Command = tuple[Argument, ...]
+
+CONNECTIONS: Final = 32
+"""How many connections a link opens at most.  One event loop keeps about so many busy."""
+
+
+class Link(Protocol):
+    """A way to one Redis server.
+
+    Attributes:
+        in_flight: commands or pipelines under way now, those that wait for a connection included.
+    """
+
+    in_flight: int
+
+    async def execute(self, *command: Argument) -> Any:
+        """One command; its reply as Redis gives it: bytes, int, None, or a list of these.
+
+        Raises:
+            RedisCommandError: Redis refuses this command for good.
+            Unavailable: Redis cannot be reached, is too slow, or cannot serve now.
+        """
+        ...
+
+    async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
+        """Many commands in one round trip; their replies in order.  Not a transaction.
+
+        A command that Redis refuses for good has a ``RedisCommandError`` *in its place*.
+
+        Raises:
+            Unavailable: as :meth:`execute`, for the whole; any of the commands may have been run.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Give up the connections.  Later calls raise ``Unavailable``."""
+        ...
+
+
+def open_link(url: str, *, timeout: float, connections: int = CONNECTIONS) -> Link:
+    """A link for the event loop that runs now; nothing is sent yet.
+
+    Args:
+        url: as :func:`~meshcache.redis.url.check_url` takes it.
+        timeout: the longest that a call waits, in seconds.
+        connections: how many connections it opens at most; further calls wait for a free one.
+
+    Raises:
+        ConfigError: the URL is wrong.
+    """
+    endpoint = parse_url(url)
+    if _in_asyncio_task():
+        from .asyncio_link import AsyncioLink
+
+        return AsyncioLink(endpoint, timeout=timeout, connections=connections)
+    from .thread_link import ThreadLink
+
+    return ThreadLink(endpoint, timeout=timeout, connections=connections)
+
+
+def _in_asyncio_task() -> bool:
+    try:
+        return asyncio.current_task() is not None  # None: another event loop is a guest of asyncio's
+    except RuntimeError:
+        return False
+
+
+# -- pipelines
+
+_PIPELINE_COMMANDS: Final = 500
+_PIPELINE_BYTES: Final = 2**20
+
+
+def pipelines(commands: Iterable[Command]) -> Iterator[list[Command]]:
+    """Cut commands into runs of at most 500 and about 1 MiB, so that no round trip grows without bound."""
+    run: list[Command] = []
+    size = 0
+    for command in commands:
+        length = sum(len(argument) for argument in command if not isinstance(argument, int))
+        if run and (len(run) >= _PIPELINE_COMMANDS or size + length > _PIPELINE_BYTES):
+            yield run
+            run, size = [], 0
+        run.append(command)
+        size += length
+    if run:
+        yield run
+
+
+# -- what went wrong
+
+_CANNOT_SERVE: Final[Mapping[str, str]] = {
+    "LOADING": "still loads its data",
+    "READONLY": "is a replica that takes no writes",
+    "MASTERDOWN": "is a replica that lost its primary",
+    "CLUSTERDOWN": "belongs to a cluster that is down",
+    "TRYAGAIN": "is moving keys within its cluster",
+    "MISCONF": "cannot save to disk, and so refuses writes",
+    "OOM": "has no memory left",
+    "BUSY": "is blocked by a script",
+    "UNKILLABLE": "is blocked by a script",
+    "NOREPLICAS": "has too few replicas to take writes",
+    "NOAUTH": "wants a password",
+    "WRONGPASS": "does not take this user name and password",
+    "DENIED": "is in protected mode",
+    "MOVED": "is a node of a Redis Cluster, which this version cannot use",
+    "ASK": "is a node of a Redis Cluster, which this version cannot use",
+    "CROSSSLOT": "is a node of a Redis Cluster, which this version cannot use",
+}
+"""First words of error replies of a server that answers but cannot serve now: an outage, not the caller's error."""
+
+_REASONS: Final[Sequence[tuple[type[OSError], str]]] = (
+    (ConnectionRefusedError, "connection refused"),
+    (ConnectionError, "connection reset"),
+    (ssl.SSLCertVerificationError, "its TLS certificate is not trusted ({0.verify_message})"),
+    (ssl.SSLError, "TLS failed ({0.reason})"),
+    (socket.gaierror, "the host name cannot be resolved ({0.strerror})"),
+)
+"""Errors of the operating system in plain words; the first that fits."""
+
+_FULL: Final = "max number of clients"
+_IN_A_SCRIPT: Final = re.compile(r"^ERR Error running script.*?: -([A-Z]+) ")  # Redis 6 wraps what a script met
+_SHOWN_CHARACTERS: Final = 200
+
+
+def refusal(reply: str, server: str) -> Unavailable | RedisCommandError:
+    """What an error reply means.
+
+    Args:
+        reply: the reply's text with its first word, without the leading ``-``.
+        server: what the server is called in the cause.
+    """
+    wrapped = _IN_A_SCRIPT.match(reply)
+    code = wrapped.group(1) if wrapped else reply.partition(" ")[0]
+    if code in _CANNOT_SERVE:
+        return Unavailable(f"{server} {_CANNOT_SERVE[code]} ({code})")
+    if _FULL in reply:
+        return Unavailable(f"{server} has reached its limit of clients ({_FULL})")
+    return RedisCommandError(_presentable(reply))
+
+
+def outage(error: BaseException, server: str) -> Unavailable:
+    """What a broken connection means; the cause is the nearest error of the operating system, in plain words."""
+    return Unavailable(f"{server}: {_reason(_system_error(error), error)}")
+
+
+def no_answer(timeout: float, server: str) -> Unavailable:
+    """A call that waited its whole time."""
+    return Unavailable(f"{server} did not answer within {timeout:g} s", timed_out=True)
+
+
+def may_try_again(error: BaseException) -> bool:
+    """Whether a fresh connection may mend it: not what name resolution or TLS refuse."""
+    return not isinstance(_system_error(error), socket.gaierror | ssl.SSLError)
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, OSError):
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return link
+
+
+def _reason(found: OSError | None, error: BaseException) -> str:
+    if found is None:
+        return "connection closed" if "closed" in str(error) else _presentable(str(error) or type(error).__name__)
+    for kind, words in _REASONS:
+        if isinstance(found, kind):
+            return _presentable(words.format(found))
+    return _presentable(found.strerror or str(found))
+
+
+def _presentable(text: str) -> str:
+    """One line, and without the arguments that Redis quotes: they may be values."""
+    line = " ".join(text.partition(", with args beginning with")[0].split())
+    return line if len(line) <= _SHOWN_CHARACTERS else line[:_SHOWN_CHARACTERS] + "…"

@@ -1,0 +1,90 @@
+"""What both links have in common: commands become bytes here, and error replies are sorted out.  No I/O.
+
+A later way to send several callers' commands in one round trip belongs between :meth:`PackedLink.execute` and
+:meth:`PackedLink._call`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import hiredis
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from ..errors import RedisCommandError, Unavailable
+from .link import Argument, Command, refusal
+from .url import Endpoint
+
+__all__ = ["BROKEN", "PackedLink", "as_reply", "refused_handshake"]
+
+BROKEN: Final = (RedisError, OSError)
+"""What redis-py raises when a connection breaks, once the error replies have been sorted out."""
+
+_pack: Final[Callable[[Command], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # its stub knows 1-tuples only
+
+
+class PackedLink(ABC):
+    """A :class:`~meshcache.redis.link.Link` whose round trips are made by a subclass."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+        self.in_flight = 0
+        self._server = endpoint.name
+        self._timeout = timeout
+
+    async def execute(self, *command: Argument) -> Any:
+        """One command; see :class:`~meshcache.redis.link.Link`."""
+        reply = (await self._call(_pack(command), 1))[0]
+        if isinstance(reply, RedisCommandError):
+            raise reply
+        return reply
+
+    async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
+        """One pipeline; see :class:`~meshcache.redis.link.Link`."""
+        if not commands:
+            return []
+        return await self._call(b"".join(map(_pack, commands)), len(commands))
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Give up the connections; see :class:`~meshcache.redis.link.Link`."""
+
+    @abstractmethod
+    async def _call(self, request: bytes, count: int) -> list[Any]:
+        """One round trip: packed commands to as many replies, each a value or a ``RedisCommandError``."""
+
+
+def as_reply(error: RedisError, server: str) -> RedisCommandError:
+    """The reply that redis-py raised as an exception.
+
+    Raises:
+        Unavailable: the reply says that Redis cannot serve.
+        RedisError: this very exception: no reply, but a broken connection.
+    """
+    text = _reply_text(error)
+    if text is None:
+        raise error
+    meaning = refusal(text, server)
+    if isinstance(meaning, Unavailable):
+        raise meaning
+    return meaning
+
+
+def refused_handshake(error: RedisError, server: str) -> Unavailable | None:
+    """What an error reply to the handshake means: whatever it says, no call gets through.  None: no reply, but a broken
+    connection."""
+    text = _reply_text(error)
+    if text is None:
+        return None
+    meaning = refusal(text, server)
+    return meaning if isinstance(meaning, Unavailable) else Unavailable(f"{server} refuses the connection: {meaning}")
+
+
+def _reply_text(error: RedisError) -> str | None:
+    """The whole error reply; redis-py takes the first word off those it knows, and keeps it as ``status_code``."""
+    if error.status_code is not None:
+        return f"{error.status_code} {error}"
+    if isinstance(error, AuthenticationError):
+        return f"WRONGPASS {error}"
+    return str(error) if isinstance(error, ResponseError) else None

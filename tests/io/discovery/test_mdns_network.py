@@ -1,0 +1,263 @@
+"""mDNS between hosts: network namespaces on a bridge of their own, apart from every network of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support import eventually_sync
+
+pytestmark = pytest.mark.netns
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+class Program:
+    """A program on a host, and the lines that it has printed."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+        )
+        self.lines: list[str] = []
+        self.errors = ""
+        self._readers = [threading.Thread(target=self._read), threading.Thread(target=self._read_errors)]
+        for reader in self._readers:
+            reader.start()
+
+    def printed(self, start: str, timeout: float = 10.0) -> str:
+        """Wait for a line that starts like this."""
+        match = eventually_sync(
+            lambda: next((line for line in self.lines if line.startswith(start)), None),
+            timeout,
+            message=f"a line {start!r} among {self.lines}; errors: {self.errors[-2000:]}",
+        )
+        return str(match)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for reader in self._readers:
+            reader.join()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line.strip())
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self.errors += line
+
+
+class Host:
+    """A network namespace with loopback and a card, ``eth0``, that has no address yet."""
+
+    def __init__(self, name: str, stack: ExitStack) -> None:
+        self.name = name
+        self._stack = stack
+
+    def ip(self, *words: str) -> None:
+        ip("-n", self.name, *words)
+
+    def address(self, address: str) -> Host:
+        self.ip("address", "add", address, "dev", "eth0", *(("nodad",) if ":" in address else ()))
+        return self
+
+    def run(self, *command: str) -> Program:
+        program = Program(["ip", "netns", "exec", self.name, sys.executable, *command])
+        self._stack.callback(program.close)
+        return program
+
+    def instance(self, interfaces: list[str] | None = None, namespace: str = "test", **more: object) -> Program:
+        program = self.run(
+            "-m",
+            "tests.io.discovery.instance",
+            json.dumps({"namespace": namespace, "interfaces": interfaces, **more}),
+        )
+        program.printed("ready")
+        return program
+
+
+class Network:
+    """A bridge in a namespace of its own, and hosts that are plugged into it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._name = f"mc{secrets.token_hex(3)}"
+        self._hosts = 0
+        self._add("hub")
+        self._hub("link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
+        self._hub("link", "set", "br0", "up")
+
+    def host(self, *, card: bool = True) -> Host:
+        self._hosts += 1
+        host = Host(self._add(str(self._hosts)), self._stack)
+        host.ip("link", "set", "lo", "up")
+        if card:
+            self.plug(host)
+        return host
+
+    def plug(self, host: Host) -> None:
+        port = f"p{secrets.token_hex(4)}"
+        self._hub("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.name)
+        self._hub("link", "set", port, "master", "br0", "up")
+        host.ip("link", "set", "eth0", "up")
+
+    def _hub(self, *words: str) -> None:
+        ip("-n", f"{self._name}-hub", *words)
+
+    def _add(self, suffix: str) -> str:
+        name = f"{self._name}-{suffix}"
+        ip("netns", "add", name)
+        self._stack.callback(ip, "netns", "delete", name)
+        return name
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("network namespaces need root and the program ip")
+    with ExitStack() as stack:
+        try:
+            network = Network(stack)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+        yield network
+
+
+def test_hosts_find_and_reach_each_other_with_no_configuration(network: Network) -> None:
+    one = network.host().address("10.9.0.1/24").instance()
+    two = network.host().address("10.9.0.2/24").instance()
+    one.printed("found 10.9.0.2 ")
+    two.printed("found 10.9.0.1 ")
+    one.printed("heard 10.9.0.2 greetings")
+    two.printed("heard 10.9.0.1 greetings")
+    assert not [line for line in one.lines if line.startswith("found 127.")]
+
+
+def test_a_network_of_ipv6_alone_works_too(network: Network) -> None:
+    one = network.host().address("fd00:9::1/64").instance()
+    two = network.host().address("fd00:9::2/64").instance()
+    one.printed("heard fd00:9::2 greetings")
+    two.printed("heard fd00:9::1 greetings")
+
+
+def test_hosts_whose_ipv6_is_switched_off_use_ipv4(network: Network) -> None:
+    hosts = [network.host(), network.host()]
+    for number, host in enumerate(hosts, 1):
+        subprocess.run(
+            ["ip", "netns", "exec", host.name, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"], check=True
+        )
+        host.address(f"10.9.0.{number}/24")
+    one, two = (host.instance() for host in hosts)
+    one.printed("heard 10.9.0.2 greetings")
+    two.printed("heard 10.9.0.1 greetings")
+
+
+def test_every_address_of_a_host_is_a_candidate(network: Network) -> None:
+    one = network.host().address("10.9.0.1/24").instance()
+    network.host().address("10.9.0.2/24").address("10.10.0.2/24").address("fd00:9::2/64").instance()
+    for address in ("10.9.0.2", "10.10.0.2", "fd00:9::2"):
+        one.printed(f"found {address} ")
+
+
+def test_an_instance_of_loopback_alone_is_silent_on_the_network(network: Network) -> None:
+    host = network.host().address("10.9.0.1/24")
+    hidden = host.instance(["127.0.0.1"])
+    beside = host.instance(["127.0.0.1"])
+    open_one = network.host().address("10.9.0.2/24").instance()
+    last = network.host().address("10.9.0.3/24").instance()
+    beside.printed("heard 127.0.0.1 greetings")
+    open_one.printed("found 10.9.0.3 ")
+    last.printed("found 10.9.0.2 ")
+    for program in (open_one, last):
+        assert not [line for line in program.lines if "127.0.0.1" in line or "10.9.0.1" in line]
+    assert not [line for line in hidden.lines if "10.9." in line]
+
+
+def test_a_network_that_comes_after_the_start_is_used(network: Network) -> None:
+    """A gateway that starts before its network is up."""
+    host = network.host(card=False)
+    early = host.instance()
+    other = network.host().address("10.9.0.2/24").instance()
+    network.plug(host)
+    host.address("10.9.0.1/24")
+    early.printed("heard 10.9.0.2 greetings")
+    other.printed("found 10.9.0.1 ")
+    other.printed("heard 10.9.0.1 greetings")
+
+
+def test_a_changed_address_is_told(network: Network) -> None:
+    host = network.host().address("10.9.0.1/24")
+    moves = host.instance()
+    other = network.host().address("10.9.0.2/24").instance()
+    other.printed("heard 10.9.0.1 greetings")
+    host.ip("address", "delete", "10.9.0.1/24", "dev", "eth0")
+    host.address("10.9.0.7/24")
+    other.printed("found 10.9.0.7 ")
+    moves.printed("heard 10.9.0.2 greetings")
+
+
+def test_a_card_that_was_made_anew_is_used_again(network: Network) -> None:
+    """Same name, same address; but what was joined on the old one is gone."""
+    host = network.host().address("10.9.0.1/24")
+    keeps = host.instance()
+    network.host().address("10.9.0.2/24").instance()
+    keeps.printed("found 10.9.0.2 ")
+    host.ip("link", "delete", "eth0")
+    network.plug(host)
+    host.address("10.9.0.1/24")
+    late = network.host().address("10.9.0.3/24").instance()
+    late.printed("found 10.9.0.1 ")
+    keeps.printed("found 10.9.0.3 ")
+
+
+def test_no_usable_interface_is_raised_and_is_over_when_it_comes(network: Network) -> None:
+    host = network.host()
+    waits = host.instance(["127.0.0.1"], mdns=["eth0"])
+    waits.printed("failed RuntimeError None")
+    host.address("10.9.0.1/24")
+    other = network.host().address("10.9.0.2/24").instance()
+    waits.printed("found 10.9.0.2 ")
+    other.printed("found 127.0.0.1 ")  # what its socket is bound to
+
+
+def test_a_port_that_another_holds_is_raised_as_errno_98(network: Network) -> None:
+    host = network.host().address("10.9.0.1/24")
+    holder = host.run(
+        "-uc",
+        "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 5353)); "
+        "print('held'); time.sleep(60)",
+    )
+    holder.printed("held")
+    host.instance().printed("failed OSError 98")
+
+
+def test_a_killed_instance_says_no_goodbye_and_an_ended_host_disturbs_nobody(network: Network) -> None:
+    one = network.host().address("10.9.0.1/24").instance()
+    two = network.host().address("10.9.0.2/24").instance()
+    one.printed("found 10.9.0.2 ")
+    two.close()
+    three = network.host().address("10.9.0.3/24").instance()
+    one.printed("found 10.9.0.3 ")
+    three.printed("found 10.9.0.1 ")
+    assert not [line for line in one.lines if line.startswith("failed")]

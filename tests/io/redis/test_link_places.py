@@ -1,0 +1,167 @@
+"""The other ways to a server: unix sockets, TLS, host names; and what goes wrong only there."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from meshcache.errors import Unavailable
+from meshcache.redis.link import Link
+from meshcache.testing.server import RedisServer
+from tests.support import eventually_sync, free_port
+
+pytestmark = pytest.mark.anyio
+
+Opened = Callable[..., Link]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a self-signed certificate of 127.0.0.1, and its key."""
+    directory = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "meshcache test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (directory / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (directory / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return directory
+
+
+@pytest.fixture(scope="module")
+def tls(certificate: Path) -> Iterator[tuple[RedisServer, int]]:
+    """A server, and the port where it speaks TLS and asks for a client's certificate only if there is one."""
+    port = free_port()
+    options = {
+        "--tls-port": str(port),
+        "--tls-cert-file": str(certificate / "cert.pem"),
+        "--tls-key-file": str(certificate / "key.pem"),
+        "--tls-ca-cert-file": str(certificate / "cert.pem"),
+        "--tls-auth-clients": "optional",
+    }
+    try:
+        server = RedisServer(arguments=[word for option in options.items() for word in option])
+        server.start()
+    except RuntimeError as error:
+        if "TLS" not in str(error) and "tls" not in str(error):
+            raise
+        pytest.skip("this server program was built without TLS")
+    with server:
+        yield server, port
+
+
+async def test_tls(tls: tuple[RedisServer, int], certificate: Path, opened: Opened) -> None:
+    _, port = tls
+    link = opened(f"rediss://127.0.0.1:{port}/1?ssl_ca_certs={certificate}/cert.pem")
+    value = b"x" * 500_000
+    assert await link.execute("SET", "k", value) == b"OK"
+    assert await link.execute("GET", "k") == value
+    server, _ = tls
+    server.client().client_kill_filter(_type="normal", skipme=True)
+    assert await link.execute("GET", "k") == value
+
+
+async def test_tls_with_a_client_certificate(tls: tuple[RedisServer, int], certificate: Path, opened: Opened) -> None:
+    server, port = tls
+    server.client().config_set("tls-auth-clients", "yes")
+    try:
+        ours = f"ssl_ca_certs={certificate}/cert.pem"
+        own = f"ssl_certfile={certificate}/cert.pem&ssl_keyfile={certificate}/key.pem"
+        assert await opened(f"rediss://127.0.0.1:{port}?{ours}&{own}").execute("PING") == b"PONG"
+        with pytest.raises(Unavailable) as caught:
+            await opened(f"rediss://127.0.0.1:{port}?{ours}").execute("PING")
+        assert not caught.value.timed_out
+    finally:
+        server.client().config_set("tls-auth-clients", "optional")
+
+
+async def test_tls_without_trust(tls: tuple[RedisServer, int], opened: Opened) -> None:
+    _, port = tls
+    with pytest.raises(Unavailable, match=r"its TLS certificate is not trusted \(self.signed certificate\)"):
+        await opened(f"rediss://127.0.0.1:{port}").execute("PING")
+    assert await opened(f"rediss://127.0.0.1:{port}?ssl_cert_reqs=none").execute("PING") == b"PONG"
+
+
+async def test_tls_of_another_name(tls: tuple[RedisServer, int], certificate: Path, opened: Opened) -> None:
+    _, port = tls
+    trusted = f"ssl_ca_certs={certificate}/cert.pem"
+    with pytest.raises(Unavailable, match="its TLS certificate is not trusted"):
+        await opened(f"rediss://localhost:{port}?{trusted}").execute("PING")
+    link = opened(f"rediss://localhost:{port}?{trusted}&ssl_check_hostname=false")
+    assert await link.execute("PING") == b"PONG"
+
+
+async def test_tls_to_a_server_without(server: RedisServer, opened: Opened) -> None:
+    with pytest.raises(Unavailable) as caught:
+        await opened(f"rediss://127.0.0.1:{server.port}?ssl_cert_reqs=none", timeout=0.5).execute("PING")
+    assert "\n" not in caught.value.cause
+
+
+async def test_no_tls_to_a_server_with(tls: tuple[RedisServer, int], opened: Opened) -> None:
+    _, port = tls
+    with pytest.raises(Unavailable):
+        await opened(f"redis://127.0.0.1:{port}", timeout=0.5).execute("PING")
+
+
+async def test_tls_files_that_are_not_there(tls: tuple[RedisServer, int], opened: Opened) -> None:
+    _, port = tls
+    with pytest.raises(Unavailable, match="the ssl_… options of the URL do not work: No such file"):
+        await opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs=/no/such/file.pem").execute("PING")
+
+
+async def test_a_unix_socket(opened: Opened) -> None:
+    with RedisServer() as reserve:
+        path = reserve.directory / "a socket"
+        with RedisServer(arguments=("--unixsocket", str(path), "--requirepass", "secret")) as server:
+            eventually_sync(path.exists)
+            assert server.running
+            quoted = str(path).replace(" ", "%20")
+            link = opened(f"unix://:secret@{quoted}?db=2")
+            assert await link.execute("SET", "k", "v") == b"OK"
+            assert await link.execute("GET", "k") == b"v"
+            with pytest.raises(Unavailable, match="user name and password"):
+                await opened(f"unix://:wrong@{quoted}").execute("PING")
+            server.restart()
+            eventually_sync(path.exists)
+            assert await link.execute("PING") == b"PONG"
+            server.kill()
+            with pytest.raises(Unavailable, match=r"connection refused|No such file"):
+                await link.execute("PING")
+
+
+async def test_no_such_unix_socket(opened: Opened, tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=r"/none: .*No such file"):
+        await opened(f"unix://{tmp_path}/none").execute("PING")
+
+
+async def test_no_such_host(opened: Opened) -> None:
+    with pytest.raises(Unavailable) as caught:
+        await opened("redis://no-such-host.invalid:6379").execute("PING")
+    assert "no-such-host.invalid:6379" in caught.value.cause
+    assert caught.value.timed_out or "the host name cannot be resolved" in caught.value.cause
+
+
+async def test_a_host_name(server: RedisServer, opened: Opened) -> None:
+    """Of two addresses one may refuse."""
+    assert await opened(f"redis://localhost:{server.port}").execute("PING") == b"PONG"
