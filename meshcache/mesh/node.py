@@ -408,7 +408,7 @@ class Node:
         if frame.root is not None or session.inbox.lost > session.lost:
             self._to_compare[session.node_id] = session
             self._compare_at = now
-        for address in frame.peers:
+        for address in frame.peers[: self._limits.gossip]:
             if self._sessions.at(address) is None:
                 self._candidates.add(address, now, self._timing.candidate_ttl)
         self._greet_candidates(now)
@@ -487,11 +487,11 @@ class Node:
             for number in range(max(first, lowest), min(last, outbox.last) + 1):
                 if not left:
                     return
+                left -= 1
                 if (session.node_id, number) not in self._repeating:
                     self._repeating.add((session.node_id, number))
                     self._bulk.append((outbox.again(number) or Gap(number, number), session))
                     self.counters.repeats_out += 1
-                    left -= 1
 
     # -- what is sent
 
