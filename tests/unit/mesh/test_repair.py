@@ -366,6 +366,28 @@ def test_a_peer_that_does_not_answer_is_given_up(network: Network) -> None:
     network.run_until(lambda: c.replica.get("only at 2", c.host.now), 10.0)
 
 
+def test_a_peer_that_does_not_send_what_it_says_it_has_is_given_up(network: Network) -> None:
+    a, b, c = (Known(network, n) for n in (1, 2, 3))
+    meet(network, a.host, b.host, c.host)
+    for instance in (a, b):
+        instance.replica.apply(set_op(f"only at {instance.node.node_id}"), 0.0)
+    network.accepts = lambda packet: packet.source != a.host.address or not isinstance(frame_in(packet), Ops)
+    network.run_until(lambda: c.replica.get("only at 2", c.host.now), 10.0)
+
+
+def test_what_did_not_come_is_not_counted_as_made_up_for(network: Network) -> None:
+    a, b = (Known(network, n, limits=Limits(ring_bytes=2000)) for n in (1, 2))
+    meet(network, a.host, b.host)
+    network.run(1.0)
+    network.accepts = lambda packet: packet.source != a.host.address or not isinstance(frame_in(packet), Ops)
+    a.write(*(set_op(f"k{n}", n, b"v" * 500) for n in range(20)))
+    network.run(10.0)
+    assert OpsLost(1) not in b.host.events
+    network.detach(a.host)
+    network.run(6.0)
+    assert OpsLost(1) in b.host.events
+
+
 # -- bounds
 
 
