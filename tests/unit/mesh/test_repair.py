@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from meshcache.buckets import Version
 from meshcache.events import Mode
 from meshcache.mesh.node import OpsLost
 from meshcache.mesh.settings import Limits
-from meshcache.mesh.wire import AskDigest, Fetch, Fragment, Gap, Heartbeat, Nack, Ops
+from meshcache.mesh.wire import AskDigest, Fetch, Fragment, Gap, Heartbeat, Nack, Ops, TellBucket, TellDigest
 from meshcache.stamp import Kind, Op
 from meshcache.testing.network import Network, Packet, Weather
 from tests.unit.mesh.nodes import (
@@ -428,6 +429,8 @@ def test_nonsense_requests_are_harmless(network: Network) -> None:
     b.node._send(Nack(tuple((n, n) for n in range(5, 100, 2))), a.host.address, b.host.now)
     b.node._send(Gap(0, 2**63 - 1), a.host.address, b.host.now)
     b.node._send(Fetch(("unknown",), ("unknown",)), a.host.address, b.host.now)
+    b.node._send(TellDigest(b"d" * 1024), a.host.address, b.host.now)
+    b.node._send(TellBucket(1, 0, True, (Version("k", set_op("k", 9).stamp),)), a.host.address, b.host.now)
     b.host.pump()
     network.run(1.0)
     assert count_frames(network, Ops) == 1
