@@ -95,6 +95,12 @@ class Instance:
         """The process id."""
         return self._process.pid
 
+    @property
+    def epitaph(self) -> list[str]:
+        """A line for the log if its process has ended, with the exit status."""
+        status = self._process.poll()
+        return [] if status is None else [f"its process has ended, with status {status}"]
+
     def ask(self, do: str, **arguments: Any) -> Pending:
         """Ask for something; :mod:`worker` has what there is."""
         what = f"{self.name} to {do!r}"
@@ -203,8 +209,9 @@ class Fleet:
         return [instance.ask(do, **arguments) for instance in self.instances]
 
     def logs(self) -> dict[int, Sequence[str]]:
-        """The last log lines of each instance."""
-        return {instance.number: list(instance.log) for instance in self.instances if instance.log}
+        """The last log lines of each instance, and which of them have no process any more."""
+        lines = {instance.number: [*instance.log, *instance.epitaph] for instance in self.instances}
+        return {number: log for number, log in lines.items() if log}
 
     def close(self) -> dict[int, int]:
         """End every process; the exit status of each instance by its number.  May be called twice."""
