@@ -30,6 +30,7 @@ Answer = Mapping[str, Any]
 
 _LOG_LINES = 8
 _ANSWER_SECONDS = 15.0
+_EPITAPH_SECONDS = 0.1
 _END_SECONDS = 3.0
 # The worker has this process' own module path, wherever its meshcache comes from; -P keeps the current directory out of it.
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from meshcache.cli.demo.worker import main; main()"
@@ -98,8 +99,11 @@ class Instance:
     @property
     def epitaph(self) -> list[str]:
         """A line for the log if its process has ended, with the exit status."""
-        status = self._process.poll()
-        return [] if status is None else [f"its process has ended, with status {status}"]
+        try:
+            status = self._process.wait(_EPITAPH_SECONDS)  # its pipes may close a moment before it can be waited for
+        except subprocess.TimeoutExpired:
+            return []
+        return [f"its process has ended, with status {status}"]
 
     def ask(self, do: str, **arguments: Any) -> Pending:
         """Ask for something; :mod:`worker` has what there is."""
