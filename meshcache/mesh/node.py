@@ -3,7 +3,8 @@
 Five verbs drive it, as they do aioquic's connections: give it each datagram that arrives (``receive_datagram``), send what
 it has to say (``datagrams_to_send``), wake it when it asks to be (``next_timer``, ``handle_timer``), and take what it has
 to tell (``next_event``).  Time and randomness are passed in.  This file routes frames and keeps time; what a frame
-looks like is in ``wire``, who may speak in ``seal``, who is there in ``peers``, what waits to be sent in ``outbox``.
+looks like is in ``wire``, who may speak in ``seal``, who is there in ``peers``, what is sent to all in ``outbox``, what is
+missing in ``inbox``, and how two instances find out what one of them lacks in ``reconcile``.
 
 The handshake::
 
@@ -18,89 +19,43 @@ one side forgot the other, then its datagrams open but are a stranger's: the one
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Sequence
 from math import inf
-from typing import Final
 
 from ..events import Mode, Peer, PeerJoined, PeerLeft, PeerModeChanged
 from ..stamp import Op
 from .errors import BadDatagram, Reason
+from .inbox import Assembly, Inbox
 from .outbox import Outbox
+from .pacer import Pacer, Pulse
 from .peers import Candidates, Nonces, Session, Sessions, Throttle
-from .seal import Header, MeshKey, Openers, Sealer, read_header
+from .reconcile import Reconciler, Replica
+from .reports import Counters, ForeignKey, MeshEvent, OpsLost, OpsReceived
+from .seal import OVERHEAD_BYTES, Header, MeshKey, Openers, Sealer, read_header
 from .settings import Address, Limits, Random, Timing
-from .wire import Bye, Challenge, Echo, Frame, Heartbeat, Hello, Ops, decode, encode
-
-__all__ = ["Counters", "ForeignKey", "MeshEvent", "Node", "OpsReceived"]
-
-
-@dataclass(frozen=True, slots=True)
-class OpsReceived:
-    """A peer's writes.  Each write of a peer is told once, in any order; the stamps decide what is newer.
-
-    Attributes:
-        ops: one or more.
-        node_id: the peer that sent them.
-    """
-
-    ops: tuple[Op, ...]
-    node_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class ForeignKey:
-    """Someone at this address speaks this protocol with a key that this instance does not hold: another secret, most often.
-
-    Told once an address in ``Timing.foreign_key_pause``.  Anyone can forge it: good for a line in a log, not for a decision.
-    """
-
-    address: Address
-
-
-MeshEvent = PeerJoined | PeerLeft | PeerModeChanged | OpsReceived | ForeignKey
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a node has done since it was made.
-
-    Attributes:
-        datagrams_in: received, good or bad.
-        datagrams_out: sent, each destination counted.
-        bytes_in: received.
-        bytes_out: sent, each destination counted.
-        ops_in: writes received from peers.
-        ops_out: writes sent, each once however many peers there are.
-        candidates_refused: addresses that were not taken in, because there were too many already.
-        dropped: datagrams that were dropped, by :class:`~meshcache.mesh.errors.Reason`.
-    """
-
-    datagrams_in: int = 0
-    datagrams_out: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    ops_in: int = 0
-    ops_out: int = 0
-    candidates_refused: int = 0
-    dropped: Counter[Reason] = field(default_factory=Counter)
-
-    def as_dict(self) -> dict[str, int]:
-        """All of it, flat: ``dropped`` becomes ``dropped_forged`` and so on, one for every reason."""
-        flat = {name: getattr(self, name) for name in _PLAIN_COUNTERS}
-        return flat | {f"dropped_{reason}": self.dropped[reason] for reason in Reason}
-
-
-_PLAIN_COUNTERS: Final = (
-    "datagrams_in",
-    "datagrams_out",
-    "bytes_in",
-    "bytes_out",
-    "ops_in",
-    "ops_out",
-    "candidates_refused",
+from .wire import (
+    MIN_BODY_BYTES,
+    AskBucket,
+    AskDigest,
+    Bye,
+    Challenge,
+    Echo,
+    Fetch,
+    Fragment,
+    Frame,
+    Gap,
+    Heartbeat,
+    Hello,
+    Nack,
+    Ops,
+    TellBucket,
+    TellDigest,
+    decode,
+    encode,
 )
+
+__all__ = ["Counters", "ForeignKey", "MeshEvent", "Node", "OpsLost", "OpsReceived"]
 
 
 class Node:
@@ -114,6 +69,7 @@ class Node:
         mode: which tier answers here.
         timing: when things happen; None for the defaults.
         limits: how much is kept for others; None for the defaults.
+        replica: what this instance knows, to be compared with what its peers know; None: late joiners learn nothing old.
     """
 
     def __init__(
@@ -126,6 +82,7 @@ class Node:
         mode: Mode = Mode.MEMORY,
         timing: Timing | None = None,
         limits: Limits | None = None,
+        replica: Replica | None = None,
     ) -> None:
         timing, limits = timing or Timing(), limits or Limits()
         self.node_id = node_id
@@ -133,6 +90,7 @@ class Node:
         self._mode = mode
         self._random = random
         self._timing = timing
+        self._limits = limits
         self._sealer = Sealer(node_id, keys)
         self._openers = Openers(keys, limits.max_strangers)
         self._sessions = Sessions(limits, timing)
@@ -142,10 +100,20 @@ class Node:
         self._challenges: Nonces[int] = Nonces(limits.max_handshakes, timing.handshake_timeout, random)
         self._greeted: Throttle[Address] = Throttle(limits.max_handshakes, timing.greet_strangers_after)
         self._foreign: Throttle[Address] = Throttle(limits.max_foreign, timing.foreign_key_pause)
-        self._outbox = Outbox()
-        self._bodies: deque[tuple[bytes, tuple[Address, ...]]] = deque()
+        self._outbox = Outbox(limits)
+        self._assembly = Assembly(limits)
+        self._reconciler = Reconciler(replica, timing, limits)
+        self._pacer = Pacer(limits.burst, timing.burst_pause)
+        self._urgent: deque[tuple[bytes, tuple[Address, ...]]] = deque()
+        self._bulk: deque[tuple[Frame, Session]] = deque()
+        self._repeating: set[tuple[int, int]] = set()  # who waits for which number in the bulk
+        self._nacks: dict[int, float] = {}
+        self._to_compare: dict[int, Session] = {}
+        self._compare_at = inf
+        self._successes = 0
+        self._gossip_at = 0
         self._events: deque[MeshEvent] = deque()
-        self._next_heartbeat = now
+        self._pulse = Pulse(timing, now)
         self._closed = False
 
     # -- the five verbs
@@ -156,6 +124,9 @@ class Node:
         self.counters.bytes_in += len(data)
         if self._closed:
             return
+        # Also before the timer has rung: after a long sleep of this process, what waited in the socket is too old to
+        # believe, above all its times to live.
+        self._lose_silent(now)
         try:
             header = read_header(data)
             session = self._sessions.get(header.node_id)
@@ -172,13 +143,13 @@ class Node:
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, tuple[Address, ...]]]:
         """What is to be sent now: each datagram with all its destinations.  Ask after every other call."""
-        if self._outbox:
-            self._send_ops(now)
+        if self._outbox or self._bulk:
+            self._send_paced(now)
         if not self._sealer.ready:
-            self._bodies.clear()
+            self._urgent.clear()
         datagrams = []
-        while self._bodies:
-            body, addresses = self._bodies.popleft()
+        while self._urgent:
+            body, addresses = self._urgent.popleft()
             datagram = self._sealer.seal(body)
             datagrams.append((datagram, addresses))
             self.counters.datagrams_out += len(addresses)
@@ -191,17 +162,23 @@ class Node:
             return None
         due = self._candidates.next_hello
         if self._sessions:
-            due = min(due, self._next_heartbeat, self._sessions.next_silence)
+            due = min(due, self._pulse.next_at, self._sessions.next_silence)
+            due = min(due, self._reconciler.retry_at, self._compare_at)
+            if self._nacks:
+                due = min(due, *self._nacks.values())
+            if self._outbox or self._bulk:
+                due = min(due, self._pacer.opens_at)
         return None if due == inf else due
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
         if self._closed or not self._sealer.ready:
             return
-        for session in self._sessions.silent(now):
-            self._lose(session, "silent", now)
+        self._lose_silent(now)
         self._greet_candidates(now)
-        if self._sessions and now >= self._next_heartbeat:
+        self._send_nacks(now)
+        self._compare(now)
+        if self._sessions and now >= self._pulse.next_at:
             self._send_heartbeat(now)
 
     def next_event(self) -> MeshEvent | None:
@@ -219,6 +196,8 @@ class Node:
         """Tell every peer which tier answers here, at once."""
         if mode is not self._mode:
             self._mode = mode
+            if mode is Mode.REDIS:
+                self._reconciler.stop()
             if self._sessions and not self._closed:
                 self._send_heartbeat(now)
 
@@ -228,9 +207,9 @@ class Node:
             return
         if not self._candidates.add(address, now, self._timing.candidate_ttl):
             self.counters.candidates_refused += 1
-        for session in self._sessions:
-            if session.address == address:
-                self._candidates.leads_to(address, session.node_id)
+        node_id = self._sessions.at(address)
+        if node_id is not None:
+            self._candidates.leads_to(address, node_id)
         self._greet_candidates(now)
 
     def set_keys(self, keys: Sequence[MeshKey]) -> None:
@@ -242,9 +221,12 @@ class Node:
         """Say goodbye: what :meth:`datagrams_to_send` gives now is the last.  The node does nothing after that."""
         if self._closed:
             return
-        if self._sessions:
-            self._send_ops(now)
-            self._bodies.append((encode(Bye(), now), self._sessions.addresses))
+        addresses = self._sessions.addresses
+        if addresses:
+            self._urgent.extend((body, addresses) for body in self._outbox.take(now, self._limits.burst))
+            self._urgent.append((encode(Bye(), now), addresses))
+        self._outbox.clear()
+        self._bulk.clear()
         self._closed = True
 
     # -- questions
@@ -259,6 +241,11 @@ class Node:
         """The peers as they are known now."""
         return [session.peer for session in self._sessions]
 
+    @property
+    def memory_bytes(self) -> int:
+        """What is kept to be sent again, and of values that are not whole yet; bounded by :class:`Limits`."""
+        return self._outbox.ring_bytes + self._assembly.bytes
+
     # -- what arrives
 
     def _receive_from_peer(self, session: Session, header: Header, data: bytes, sender: Address, now: float) -> None:
@@ -268,27 +255,34 @@ class Node:
         newest = session.window.mark(header.counter)
         self._sessions.heard(session, now)
         frame = decode(body, now)
-        match frame:
-            case Ops():
-                self.counters.ops_in += len(frame.ops)
-                self._events.append(OpsReceived(frame.ops, session.node_id))
-            case Heartbeat():
-                if header.counter > session.heartbeat:
-                    session.heartbeat = header.counter
-                    self._take_mode(session, frame.mode)
-            case Bye():
-                self._lose(session, "bye", now)
-                return
-            case Hello() | Challenge() | Echo():
-                # A peer that forgot us.  Its address is not taken from these: an instance with several addresses is
-                # greeted at each of them, and its path must not change with every hello.
-                self._shake_hands(frame, header, sender, now)
-                return
+        if isinstance(frame, Hello | Challenge | Echo):
+            # A peer that forgot us.  Its address is not taken from these: an instance with several addresses is greeted
+            # at each of them, and its path must not change with every hello.
+            self._shake_hands(frame, header, sender, now)
+            return
         if newest and session.address != sender:
             self._sessions.move(session, sender)
             self._candidates.leads_to(sender, session.node_id)
+        match frame:
+            case Ops() | Fragment():
+                self._receive_writes(session, frame, now)
+            case Heartbeat():
+                if header.counter > session.heartbeat:
+                    session.heartbeat = header.counter
+                    self._receive_heartbeat(session, frame, now)
+            case Gap(first, last):
+                session.inbox.unrepeatable(first, last)
+                self._note_losses(session)
+            case TellDigest() | TellBucket():
+                self._ask(self._reconciler.take(session, frame, now), now)
+            case Nack() | AskDigest() | AskBucket() | Fetch():
+                self._answer(session, frame, now)
+            case Bye():
+                self._lose(session, "bye", now)
 
     def _receive_from_stranger(self, header: Header, data: bytes, sender: Address, now: float) -> None:
+        if len(data) < OVERHEAD_BYTES + MIN_BODY_BYTES:
+            raise BadDatagram(Reason.SIZE)  # what answers it would be larger
         frame = decode(self._openers.open(header, data), now)
         match frame:
             case Hello() | Challenge() | Echo():
@@ -314,21 +308,22 @@ class Node:
             case Hello(nonce):
                 own = self._challenges.issue(header.node_id, now)
                 self._send(Challenge(nonce, own, self._mode, self._outbox.last), sender, now)
-            case Challenge(answer, nonce, mode, _):
+            case Challenge(answer, nonce, mode, last):
                 address = self._hellos.redeem(answer, now) or self._stranger_hellos.redeem(answer, now)
                 if address is None:
                     raise BadDatagram(Reason.STALE_NONCE)
-                self._admit(header, sender, mode, now)
+                self._admit(header, sender, mode, last, now)
                 self._candidates.leads_to(address, header.node_id)
                 self._send(Echo(nonce, self._mode, self._outbox.last), sender, now)
-            case Echo(answer, mode, _):
+                self._send(self._heartbeat(), sender, now)
+            case Echo(answer, mode, last):
                 if self._challenges.redeem(answer, now) != header.node_id:
                     raise BadDatagram(Reason.STALE_NONCE)
-                self._admit(header, sender, mode, now)
-                # Now each knows the other; what changed since the challenge must not wait for the next heartbeat.
+                self._admit(header, sender, mode, last, now)
+                # Each knows the other now; what changed since the challenge must not wait for the next heartbeat.
                 self._send(self._heartbeat(), sender, now)
 
-    def _admit(self, header: Header, sender: Address, mode: Mode, now: float) -> None:
+    def _admit(self, header: Header, sender: Address, mode: Mode, last: int, now: float) -> None:
         """The sender has sent our nonce back, from this address."""
         session = self._sessions.get(header.node_id)
         if session is not None:
@@ -338,16 +333,26 @@ class Node:
         if len(self._sessions) >= self._sessions.limit:
             raise BadDatagram(Reason.CROWDED)
         if not self._sessions:
-            self._next_heartbeat = now + self._timing.heartbeat_interval * self._random.random()
-        session = Session(header.node_id, sender, mode, header.counter, now)
+            # Not all instances at the same moment.
+            self._pulse = Pulse(self._timing, now - self._timing.heartbeat_interval * self._random.random())
+        self._pulse.wrote(now)  # if our echo is lost, the next heartbeats make the other side ask again
+        session = Session(header.node_id, sender, mode, header.counter, Inbox(last, self._limits), now)
         self._sessions.add(session)
         self._openers.admit(header.node_id)
         self._candidates.leads_to(sender, header.node_id)
         self._events.append(PeerJoined(session.peer))
 
+    def _lose_silent(self, now: float) -> None:
+        if now >= self._sessions.next_silence:
+            for session in self._sessions.silent(now):
+                self._lose(session, "silent", now)
+
     def _lose(self, session: Session, reason: str, now: float) -> None:
         self._sessions.remove(session)
         self._openers.dismiss(session.node_id)
+        self._reconciler.forget(session)
+        self._nacks.pop(session.node_id, None)
+        self._to_compare.pop(session.node_id, None)
         if reason == "silent":
             # It may be cut off rather than dead: look for it where it was, even if no source names it.
             self._candidates.add(session.address, now, self._timing.lost_peer_ttl)
@@ -364,26 +369,180 @@ class Node:
         if self._greeted.passes(address, now):
             self._send(Hello(self._stranger_hellos.issue(address, now)), address, now)
 
+    # -- writes
+
+    def _receive_writes(self, session: Session, frame: Ops | Fragment, now: float) -> None:
+        if frame.number:
+            ask_at = self._first_ask_at(now)
+            if not session.inbox.arrived(frame.number, ask_at):
+                self.counters.repeats_in += 1
+                return
+            self._note_losses(session, ask_at)
+        if isinstance(frame, Ops):
+            self._tell(session, frame.ops, now)
+            return
+        self._reconciler.touch(now)
+        op, given_up = self._assembly.add(frame, now)
+        if given_up:
+            session.inbox.lost += 1
+            self._note_losses(session)
+        if op is not None:
+            self._tell(session, (op,), now)
+
+    def _tell(self, session: Session, ops: tuple[Op, ...], now: float) -> None:
+        self.counters.ops_in += len(ops)
+        self._events.append(OpsReceived(ops, session.node_id))
+        if self._assembly.bytes:
+            for op in ops:
+                self._assembly.drop(op.stamp)
+        if self._reconciler.partner is not None:
+            self._ask(self._reconciler.arrived(ops, now), now)
+
+    def _receive_heartbeat(self, session: Session, frame: Heartbeat, now: float) -> None:
+        self._take_mode(session, frame.mode)
+        session.root = frame.root
+        ask_at = self._first_ask_at(now)
+        session.inbox.announced(frame.last, ask_at)
+        session.inbox.unrepeatable(0, frame.lowest - 1)
+        self._note_losses(session, ask_at)
+        if frame.root is not None or session.inbox.lost > session.lost:
+            self._to_compare[session.node_id] = session
+            self._compare_at = now
+        for address in frame.peers[: self._limits.gossip]:
+            if self._sessions.at(address) is None:
+                self._candidates.add(address, now, self._timing.candidate_ttl)
+        self._greet_candidates(now)
+
+    def _first_ask_at(self, now: float) -> float:
+        soonest, latest = self._timing.nack_after
+        return now + soonest + (latest - soonest) * self._random.random()
+
+    def _note_losses(self, session: Session, ask_at: float = inf) -> None:
+        """Count what is lost for good; have a timer if something is missing, and none if nothing is.
+
+        Args:
+            session: something came from it.
+            ask_at: when to ask for what was found missing now.
+        """
+        self.counters.numbers_lost += session.inbox.lost - session.counted
+        session.counted = session.inbox.lost
+        if not session.inbox:
+            self._nacks.pop(session.node_id, None)
+        else:
+            self._nacks[session.node_id] = min(ask_at, self._nacks.get(session.node_id, inf))
+
+    def _send_nacks(self, now: float) -> None:
+        for node_id, due in list(self._nacks.items()):
+            session = self._sessions.get(node_id)
+            if session is None or now < due:
+                continue
+            nack = session.inbox.nack(now, now + self._timing.nack_pause)
+            if nack is not None:
+                self.counters.nacks_out += 1
+                self._send(nack, session.address, now)
+            self._nacks[node_id] = max(session.inbox.ask_at, now + self._timing.nack_spacing)
+
+    # -- comparing
+
+    def _compare(self, now: float) -> None:
+        """Only now, not when the heartbeat came: what came together with it is known to the replica by now."""
+        if now >= self._compare_at:
+            for session in self._to_compare.values():
+                if self._mode is Mode.REDIS or session.root is None or self._reconciler.root is None:
+                    self._give_up_losses(session)
+                else:
+                    self._ask(self._reconciler.consider(session, now), now)
+            self._to_compare.clear()
+            self._compare_at = inf
+        self._ask(self._reconciler.retry(now), now)
+
+    def _give_up_losses(self, session: Session) -> None:
+        if session.inbox.lost > session.lost:
+            session.lost = session.inbox.lost
+            self._events.append(OpsLost(session.node_id))
+
+    def _ask(self, requests: Iterable[Frame], now: float) -> None:
+        partner = self._reconciler.partner
+        self.counters.comparisons, self.counters.fetched = self._reconciler.comparisons, self._reconciler.fetched
+        if self._reconciler.successes > self._successes:
+            # Tell the others soon what this instance knows now, and look at once who knows still more.
+            self._successes = self._reconciler.successes
+            self._pulse.wrote(now)
+            self._to_compare = {session.node_id: session for session in self._sessions}
+            self._compare_at = now
+        if partner is not None:
+            for request in requests:
+                self._send(request, partner.address, now)
+
+    def _answer(self, session: Session, frame: Nack | AskDigest | AskBucket | Fetch, now: float) -> None:
+        too_busy = len(self._bulk) >= self._limits.max_bulk
+        if too_busy or not session.may_request(now, self._limits.requests_per_second):
+            self.counters.requests_refused += 1
+        elif isinstance(frame, Nack):
+            self._repeat(session, frame, now)
+        else:
+            for answer in self._reconciler.answer(frame, now):
+                self._bulk.append((answer, session))
+
+    def _repeat(self, session: Session, nack: Nack, now: float) -> None:
+        outbox, left = self._outbox, self._limits.max_repeats
+        lowest = outbox.lowest
+        if nack.ranges[0][0] < lowest:
+            self._send(Gap(0, lowest - 1), session.address, now)
+        for first, last in nack.ranges:
+            for number in range(max(first, lowest), min(last, outbox.last) + 1):
+                if not left:
+                    return
+                left -= 1
+                if (session.node_id, number) not in self._repeating:
+                    self._repeating.add((session.node_id, number))
+                    self._bulk.append((outbox.again(number) or Gap(number, number), session))
+                    self.counters.repeats_out += 1
+
     # -- what is sent
 
     def _send(self, frame: Frame, address: Address, now: float) -> None:
-        self._bodies.append((encode(frame, now), (address,)))
+        self._urgent.append((encode(frame, now), (address,)))
 
-    def _send_ops(self, now: float) -> None:
-        if not self._sessions:
-            self._outbox.clear()
-            return
-        self.counters.ops_out += len(self._outbox)
+    def _send_paced(self, now: float) -> None:
+        """Writes for everybody, and what single peers asked for, no more at once than a receiver's buffer can take."""
         addresses = self._sessions.addresses
-        for body in self._outbox.take(now):
-            self._bodies.append((body, addresses))
+        if not addresses:
+            self._outbox.clear()
+            self._bulk.clear()
+            self._repeating.clear()
+            return
+        room = self._pacer.room(now)
+        bodies = self._outbox.take(now, room - min(len(self._bulk), room // 2))
+        self._urgent.extend((body, addresses) for body in bodies)
+        if bodies:
+            self.counters.ops_out = self._outbox.ops
+            self._pulse.wrote(now)
+        bulk = min(room - len(bodies), len(self._bulk))
+        for _ in range(bulk):
+            frame, session = self._bulk.popleft()
+            if isinstance(frame, Ops | Fragment | Gap):
+                self._repeating.discard((session.node_id, frame[0]))
+            if self._sessions.get(session.node_id) is session:
+                self._send(frame, session.address, now)
+        self._pacer.sent(len(bodies) + bulk)
 
     def _send_heartbeat(self, now: float) -> None:
-        self._next_heartbeat = now + self._timing.heartbeat_interval
-        self._bodies.append((encode(self._heartbeat(), now), self._sessions.addresses))
+        self._pulse.beat(now)
+        self._assembly.drop_older(now - self._timing.assembly_timeout)
+        self._urgent.append((encode(self._heartbeat(), now), self._sessions.addresses))
 
     def _heartbeat(self) -> Heartbeat:
-        return Heartbeat(self._mode, self._outbox.last)
+        root = None if self._mode is Mode.REDIS else self._reconciler.root
+        return Heartbeat(self._mode, self._outbox.last, self._outbox.lowest, root, self._gossip())
+
+    def _gossip(self) -> tuple[Address, ...]:
+        """A few peers, others each time."""
+        addresses, count = self._sessions.addresses, self._limits.gossip
+        if len(addresses) <= count:
+            return addresses
+        self._gossip_at = (self._gossip_at + count) % len(addresses)
+        return (addresses + addresses)[self._gossip_at : self._gossip_at + count]
 
     # -- what is told
 

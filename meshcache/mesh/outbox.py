@@ -1,62 +1,144 @@
-"""What waits to be sent to every peer: the writes of this turn of the event loop.
+"""What is sent to every peer: the writes that wait, and those that were sent and may have to be sent again.
 
-No I/O and no clock.  A write that replaces an older one of the same key before that was sent takes its place.
+No I/O and no clock.  Writes become numbered datagrams.  A write that replaces an older one of the same key before that was
+sent takes its place.  What was sent is kept in a ring bounded in bytes, so that it can be repeated under its number.
 """
 
 from __future__ import annotations
 
-from ..stamp import Kind, Op
-from .wire import encode_op, encode_ops, fits_with
+from collections import OrderedDict, deque
+from typing import Final
 
-__all__ = ["Outbox"]
+from ..stamp import Kind, Op
+from .settings import Limits
+from .wire import Fragment, Ops, encode, encode_op, encode_ops, fits_with, fragments
+
+__all__ = ["Outbox", "Waiting", "next_run"]
+
+_EMPTY_BYTES: Final = 64
+"""What a number without a datagram counts for in the ring."""
+
+Waiting = OrderedDict[tuple[str, bool], Op]
+"""Writes to be sent, by key or pattern and whether it is a pattern, since a pattern may read like a key."""
 
 
 class Outbox:
-    """Writes become numbered bodies, as few as will hold them.
+    """The numbered stream of one sender.
 
     Attributes:
-        last: the number of the newest body made; 0 before the first.
+        last: the number of the newest datagram made; 0 before the first.
+        ops: how many writes were sent.
+        ring_bytes: what is kept to be sent again counts for.
     """
 
-    __slots__ = ("_sweeps", "_writes", "last")
+    __slots__ = ("_fragments", "_limits", "_ring", "_sizes", "_waiting", "last", "ops", "ring_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.last = 0
-        self._writes: dict[str, Op] = {}
-        self._sweeps: dict[str, Op] = {}  # their own, since a pattern may read like a key
+        self.ops = 0
+        self._limits = limits
+        self._waiting: Waiting = OrderedDict()
+        self._fragments: deque[Fragment] = deque()
+        self._ring: deque[Ops | Fragment | None] = deque()
+        self._sizes: deque[int] = deque()
+        self.ring_bytes = 0
 
-    def __len__(self) -> int:
-        return len(self._writes) + len(self._sweeps)
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._fragments)
+
+    @property
+    def lowest(self) -> int:
+        """The lowest number that can be sent again; ``last + 1`` if there is none."""
+        return self.last + 1 - len(self._ring)
 
     def add(self, op: Op) -> None:
         """Send this write, unless a newer one of its key waits already."""
-        waiting = self._sweeps if op.kind is Kind.SWEEP else self._writes
-        older = waiting.get(op.key)
-        if older is None or older.stamp <= op.stamp:
-            waiting[op.key] = op
+        name = (op.key, op.kind is Kind.SWEEP)
+        older = self._waiting.get(name)
+        if older is None:
+            self._waiting[name] = op
+            if len(self._waiting) > self._limits.max_waiting:
+                self._give_up_oldest()
+        elif older.stamp <= op.stamp:
+            self._waiting[name] = op
 
-    def take(self, now: float) -> list[bytes]:
-        """Everything that waits, as bodies to send at ``now``."""
+    def take(self, now: float, most: int) -> list[bytes]:
+        """The next bodies to send at ``now``, ``most`` of them at most."""
         bodies: list[bytes] = []
-        run: list[bytes] = []
-        run_bytes = 0
-        for op in (*self._sweeps.values(), *self._writes.values()):
-            packed = encode_op(op, now)
-            if not fits_with(len(packed), len(run), run_bytes):
-                bodies.append(self._number(run))
-                run, run_bytes = [], 0
-            run.append(packed)
-            run_bytes += len(packed)
-        if run:
-            bodies.append(self._number(run))
-        self.clear()
+        while len(bodies) < most and self:
+            bodies.append(self._next_fragment(now) if self._fragments else self._next_run(now))
         return bodies
+
+    def again(self, number: int) -> Ops | Fragment | None:
+        """What was sent under this number; None if the ring does not hold it."""
+        place = number - self.lowest
+        return self._ring[place] if 0 <= place < len(self._ring) else None
 
     def clear(self) -> None:
         """Nobody is there to be told."""
-        self._writes.clear()
-        self._sweeps.clear()
+        self._waiting.clear()
+        self._fragments.clear()
 
-    def _number(self, run: list[bytes]) -> bytes:
+    def _next_fragment(self, now: float) -> bytes:
+        fragment = self._fragments.popleft()._replace(number=self.last + 1)
+        body = encode(fragment, now)
+        self._keep(fragment, len(body))
+        return body
+
+    def _next_run(self, now: float) -> bytes:
+        run, packed, pieces = next_run(self._waiting, now, self._limits.max_value_bytes)
+        if pieces:
+            self.ops += 1
+            self._fragments.extend(pieces)
+            return self._next_fragment(now)
+        self.ops += len(run)
+        body = encode_ops(self.last + 1, packed)
+        self._keep(Ops(self.last + 1, tuple(run)), len(body))
+        return body
+
+    def _keep(self, frame: Ops | Fragment | None, size: int) -> None:
         self.last += 1
-        return encode_ops(self.last, run)
+        self._ring.append(frame)
+        self._sizes.append(size)
+        self.ring_bytes += size
+        while self.ring_bytes > self._limits.ring_bytes:
+            self._ring.popleft()
+            self.ring_bytes -= self._sizes.popleft()
+
+    def _give_up_oldest(self) -> None:
+        """Too much waits.  The number of what is given up is used nonetheless, so that every peer learns that it misses something."""
+        self._waiting.popitem(last=False)
+        self._keep(None, _EMPTY_BYTES)
+
+
+def next_run(waiting: Waiting, now: float, max_value_bytes: int) -> tuple[list[Op], list[bytes], list[Fragment]]:
+    """Take from ``waiting``, which is not empty, what the next datagram can hold, oldest first.
+
+    Returns:
+        The writes, and each of them encoded; or else the pieces of one write that needs several datagrams.
+    """
+    run: list[Op] = []
+    packed: list[bytes] = []
+    size = 0
+    while waiting:
+        name, op = waiting.popitem(last=False)
+        op = _within_size(op, max_value_bytes)
+        pieces = fragments(op)
+        if pieces and not run:
+            return [], [], pieces
+        encoded = b"" if pieces else encode_op(op, now)
+        if pieces or not fits_with(len(encoded), len(run), size):
+            waiting[name] = op
+            waiting.move_to_end(name, last=False)
+            break
+        run.append(op)
+        packed.append(encoded)
+        size += len(encoded)
+    return run, packed, []
+
+
+def _within_size(op: Op, max_value_bytes: int) -> Op:
+    """The write itself; or an invalidation in its place, if its value is too large to be sent."""
+    if len(op.value) <= max_value_bytes:
+        return op
+    return Op(Kind.INVALIDATE, op.key, op.stamp)

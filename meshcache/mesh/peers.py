@@ -13,6 +13,7 @@ from math import inf
 from typing import Generic, TypeVar
 
 from ..events import Mode, Peer
+from .inbox import Inbox
 from .seal import ReplayWindow
 from .settings import Address, Limits, Random, Timing
 from .wire import NONCE_BYTES
@@ -195,35 +196,70 @@ class Session:
         mode: which tier answers there.
         last_heard: when its last fresh datagram came, in seconds.
         window: which of its datagrams were seen.
+        inbox: which of its writes came.
         heartbeat: the counter of its newest heartbeat, so that an overtaken one changes nothing.
+        root: the hash of all it knows, by that heartbeat; None if it is not to be compared with.
+        lost: how many of its writes were lost for good, when this was last made up for.
+        counted: how many of them the node has counted.
+        compared: the roots here and there of the last comparison that found nothing, good until ``compared_until``.
+        compare_at: not to be compared with before, in seconds.
+        compare_pause: the pause after the next comparison, in seconds.
+        requests: how many of its requests may be answered now, as of ``requests_at``.
     """
 
-    __slots__ = ("address", "heartbeat", "last_heard", "mode", "node_id", "window")
+    __slots__ = (
+        "address", "compare_at", "compare_pause", "compared", "compared_until", "counted", "heartbeat", "inbox",
+        "last_heard", "lost", "mode", "node_id", "requests", "requests_at", "root", "window",
+    )  # fmt: skip
 
-    def __init__(self, node_id: int, address: Address, mode: Mode, counter: int, now: float) -> None:
+    def __init__(self, node_id: int, address: Address, mode: Mode, counter: int, inbox: Inbox, now: float) -> None:
         self.node_id = node_id
         self.address = address
         self.mode = mode
         self.last_heard = now
         self.window = ReplayWindow(counter)
+        self.inbox = inbox
         self.heartbeat = counter
+        self.root: bytes | None = None
+        self.lost = 0
+        self.counted = 0
+        self.compared: tuple[bytes, bytes] | None = None
+        self.compared_until = now
+        self.compare_at = now
+        self.compare_pause = 0.0
+        self.requests = 0.0
+        self.requests_at = -inf
 
     @property
     def peer(self) -> Peer:
         """What the public may know of it."""
         return Peer(f"{self.node_id:016x}", self.address[0], self.address[1], self.mode)
 
+    def has_compared(self, roots: tuple[bytes, bytes], now: float) -> bool:
+        """Whether these were compared lately, and nothing was found."""
+        return self.compared == roots and now < self.compared_until
+
+    def may_request(self, now: float, per_second: int) -> bool:
+        """Whether one more request of it is to be answered; takes it into account (a token bucket of one second)."""
+        self.requests = min(per_second, self.requests + (now - self.requests_at) * per_second)
+        self.requests_at = now
+        if self.requests < 1:
+            return False
+        self.requests -= 1
+        return True
+
 
 class Sessions:
     """The peers, in the order in which they were last heard, so that the one to be missed next is the first."""
 
-    __slots__ = ("_addresses", "_sessions", "_timing", "limit")
+    __slots__ = ("_addresses", "_by_address", "_sessions", "_timing", "limit")
 
     def __init__(self, limits: Limits, timing: Timing) -> None:
         self.limit = limits.max_peers
         self._timing = timing
         self._sessions: OrderedDict[int, Session] = OrderedDict()
         self._addresses: tuple[Address, ...] | None = ()
+        self._by_address: dict[Address, int] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -239,8 +275,13 @@ class Sessions:
     def addresses(self) -> tuple[Address, ...]:
         """Where to send what is for every peer."""
         if self._addresses is None:
-            self._addresses = tuple([session.address for session in self._sessions.values()])
+            self._by_address = {session.address: session.node_id for session in self}
+            self._addresses = tuple(self._by_address)
         return self._addresses
+
+    def at(self, address: Address) -> int | None:
+        """The node id of the peer at this address."""
+        return self._by_address.get(address) if self.addresses else None
 
     @property
     def next_silence(self) -> float:

@@ -23,6 +23,9 @@ __all__ = ["Host", "Network", "Packet", "Weather"]
 _BUSY: Final = 1000
 """A timer that fires so often at one moment would burn a processor in earnest."""
 
+_SOCKET_BUFFER: Final = 90
+"""Datagrams that wait for a paused host; Linux' default buffer holds about so many."""
+
 
 class Packet(NamedTuple):
     """One datagram on its way."""
@@ -55,6 +58,7 @@ class Host:
         address: where it is reached.
         events: everything the node told, oldest first.
         clock_ahead: how many seconds its clock is ahead of the network's.
+        on_event: told of each event as well.
     """
 
     def __init__(self, network: Network, node: Node, address: Address, clock_ahead: float) -> None:
@@ -62,6 +66,8 @@ class Host:
         self.address = address
         self.clock_ahead = clock_ahead
         self.events: list[MeshEvent] = []
+        self.on_event: Callable[[MeshEvent], None] = lambda _: None
+        self._backlog: list[tuple[bytes, Address]] | None = None
         self._network = network
         self._armed: float | None = None
         self._fired_at = -1.0
@@ -74,12 +80,16 @@ class Host:
 
     def receive(self, data: bytes, sender: Address) -> None:
         """A datagram arrives."""
+        if self._backlog is not None:
+            if len(self._backlog) < _SOCKET_BUFFER:
+                self._backlog.append((data, sender))
+            return
         self.node.receive_datagram(data, sender, self.now)
         self.pump()
 
     def wake(self, deadline: float) -> None:
         """A timer that was set for ``deadline`` rings.  One that the node has moved since is stale."""
-        if deadline != self._armed or self._network.hosts.get(self.address) is not self:
+        if self._backlog is not None or deadline != self._armed or self._network.hosts.get(self.address) is not self:
             return
         self._armed = None
         self._fired = self._fired + 1 if self._fired_at == self._network.now else 0
@@ -88,6 +98,24 @@ class Host:
         self.node.handle_timer(max(self.now, deadline))  # the sum of two clocks may fall short by a rounding
         self.pump()
 
+    def pause(self) -> None:
+        """Stop the process, as SIGSTOP does: its socket's buffer fills, its timers wait."""
+        if self._backlog is None:
+            self._backlog = []
+
+    def resume(self) -> None:
+        """Let it go on: first what arrived meanwhile, then the timers."""
+        backlog, self._backlog = self._backlog or [], None
+        for data, sender in backlog:
+            self.node.receive_datagram(data, sender, self.now)
+        self._armed = None
+        self.pump()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it was paused and not resumed."""
+        return self._backlog is not None
+
     def pump(self) -> None:
         """What a shell does after everything: send, take the events, set the timer."""
         for data, destinations in self.node.datagrams_to_send(self.now):
@@ -95,6 +123,7 @@ class Host:
                 self._network.send(Packet(data, self.address, destination))
         while (event := self.node.next_event()) is not None:
             self.events.append(event)
+            self.on_event(event)
         deadline = self.node.next_timer()
         if deadline != self._armed:
             self._armed = deadline

@@ -13,13 +13,34 @@ import msgpack
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from meshcache.buckets import Version
 from meshcache.events import Mode
 from meshcache.mesh.errors import BadDatagram
 from meshcache.mesh.node import Node, OpsReceived
 from meshcache.mesh.seal import MAX_BODY_BYTES, MeshKey, Openers, Sealer, read_header
 from meshcache.mesh.settings import Address
-from meshcache.mesh.wire import Bye, Challenge, Echo, Frame, FrameType, Heartbeat, Hello, Ops, decode, encode
+from meshcache.mesh.wire import (
+    AskBucket,
+    AskDigest,
+    Bye,
+    Challenge,
+    Echo,
+    Fetch,
+    Fragment,
+    Frame,
+    FrameType,
+    Gap,
+    Heartbeat,
+    Hello,
+    Nack,
+    Ops,
+    TellBucket,
+    TellDigest,
+    decode,
+    encode,
+)
 from meshcache.stamp import Kind, Op, make_stamp
+from meshcache.testing.replica import MapReplica
 
 KEY = MeshKey.from_bytes(b"k" * 32, "fuzz")
 US, PEER, STRANGER = 1, 2, 3
@@ -34,14 +55,29 @@ FRAMES: list[Frame] = [
     Heartbeat(Mode.RECOVERING, 3),
     Bye(),
     Ops(4, (Op(Kind.SET, "key", STAMP, b"value", 9.0), Op(Kind.DELETE, "other", STAMP), Op(Kind.SWEEP, "*", STAMP))),
+    Ops(0, (Op(Kind.DELETE, "key", STAMP, b"", 9.0),)),
+    Heartbeat(Mode.MEMORY, 9, 2, b"r" * 8, (("10.0.0.9", 7000), ("10.0.0.8", 7000))),
+    Fragment(5, STAMP, 0, 3, b"piece", "key", 9.0),
+    Fragment(6, STAMP, 2, 3, b"piece"),
+    Nack(((1, 3), (5, 2**60))),
+    Gap(0, 7),
+    AskDigest(),
+    TellDigest(bytes(range(256)) * 4),
+    AskBucket(5, 0, "", False),
+    TellBucket(5, 0, True, (Version("key", STAMP), Version("*", STAMP, True))),
+    Fetch(("key", "other"), ("*",)),
 ]
+HANDSHAKE = 95
+"""The size of a hello's, a challenge's or an echo's datagram; none is smaller."""
 
 
 class Target:
     """A node with one peer, and what that peer and a stranger seal with."""
 
     def __init__(self) -> None:
-        self.node = Node(node_id=US, keys=[KEY], random=Random(1), now=0.0)
+        self.replica = MapReplica(lambda: 1_700_000_000_000)
+        self.replica.apply(Op(Kind.SET, "known", STAMP, b"value"), 0.0)
+        self.node = Node(node_id=US, keys=[KEY], random=Random(1), now=0.0, replica=self.replica)
         self.peer, self.stranger = Sealer(PEER, [KEY]), Sealer(STRANGER, [KEY])
         self._admit_peer()
 
@@ -50,6 +86,7 @@ class Target:
         node, counters = self.node, self.node.counters
         dropped, arrived, ops_in = counters.dropped.total(), counters.datagrams_in, counters.ops_in
         node.receive_datagram(datagram, sender, 1.0)
+        node.handle_timer(1.0)
         refused = counters.dropped.total() - dropped
         told = 0
         while (event := node.next_event()) is not None:
@@ -59,15 +96,18 @@ class Target:
         assert refused in (0, 1)
         assert told == counters.ops_in - ops_in
         assert not (refused and told)
-        assert len(answers) <= 1
-        assert sum(len(data) for data, _ in answers) <= len(datagram)
+        strangers = [data for data, addresses in answers if PEER_ADDRESS not in addresses]
+        assert len(strangers) <= 4  # gossip: addresses that a peer named
+        if sender == STRANGER_ADDRESS:
+            assert sum(len(data) for data, addresses in answers if sender in addresses) <= len(datagram)
+        assert node.memory_bytes <= 2**24
         if not node.peers:  # a goodbye
             self._admit_peer()
         return not refused
 
     def _admit_peer(self) -> None:
         self.node.receive_datagram(self.peer.seal(encode(Hello(NONCE), 0.0)), PEER_ADDRESS, 0.0)
-        [(datagram, _)] = self.node.datagrams_to_send(0.0)
+        datagram, _ = self.node.datagrams_to_send(0.0)[-1]
         challenge = decode(Openers([KEY], 1).open(read_header(datagram), datagram), 0.0)
         assert isinstance(challenge, Challenge)
         self.node.receive_datagram(
@@ -170,7 +210,7 @@ def attack(count: int, seed: int) -> dict[str, int]:
                 datagram = random.choice(seen)
                 taken = target.check(datagram, address)
                 # A hello is answered whoever sent it again; the challenge that this gives is what a replay cannot meet.
-                assert not taken or len(datagram) == 95
+                assert not taken or len(datagram) == HANDSHAKE
             case 3:
                 datagram = sealer.seal(body)
                 mutated = mutate(datagram, random)

@@ -12,6 +12,7 @@ from meshcache.mesh.settings import Address
 from meshcache.mesh.wire import Frame, decode
 from meshcache.stamp import Kind, Op, make_stamp
 from meshcache.testing.network import Host, Network, Packet
+from meshcache.testing.replica import MapReplica
 
 KEY = MeshKey.from_bytes(bytes(range(32)), "gateway")
 OTHER_KEY = MeshKey.from_bytes(bytes(32), "gateway")
@@ -39,6 +40,43 @@ def meet(network: Network, *hosts: Host) -> None:
     for host in hosts:
         introduce(host, *(other for other in hosts if other is not host))
     network.run_until(lambda: all(knows(host, other) for host in hosts for other in hosts if host is not other), 10)
+
+
+class Known:
+    """A host whose node stands in front of a replica, as the memory tier's does."""
+
+    def __init__(
+        self,
+        network: Network,
+        node_id: int,
+        *,
+        max_entries: int = 10_000,
+        tombstone_ttl: float = 3600.0,
+        **options: Any,
+    ) -> None:
+        self.replica = MapReplica(lambda: 1_700_000_000_000, max_entries=max_entries, tombstone_ttl=tombstone_ttl)
+        self.host = add_host(network, node_id, replica=self.replica, **options)
+        self.node = self.host.node
+        self.host.on_event = self._on_event
+
+    def write(self, *ops: Op) -> None:
+        for op in ops:
+            self.replica.apply(op, self.host.now)
+            self.node.publish(op, self.host.now)
+        self.host.pump()
+
+    def _on_event(self, event: Any) -> None:
+        for op in event.ops if isinstance(event, OpsReceived) else ():
+            self.replica.apply(op, self.host.now)
+
+
+def agree(*instances: Known) -> bool:
+    return len({instance.replica.buckets.root for instance in instances}) == 1
+
+
+def count_frames(network: Network, frame_type: type) -> int:
+    """How many packets with such a frame were sent while the network was recording."""
+    return sum(isinstance(frame_in(packet), frame_type) for packet in network.packets)
 
 
 def knows(host: Host, other: Host) -> bool:
@@ -87,5 +125,9 @@ def set_op(key: str, number: int = 1, value: bytes = b"value", **more: Any) -> O
     return Op(Kind.SET, key, make_stamp(1_700_000_000_000 + number, 0, 99), value, **more)
 
 
-def delete_op(key: str, number: int = 1) -> Op:
-    return Op(Kind.DELETE, key, make_stamp(1_700_000_000_000 + number, 0, 99))
+def delete_op(key: str, number: int = 1, **more: Any) -> Op:
+    return Op(Kind.DELETE, key, make_stamp(1_700_000_000_000 + number, 0, 99), **more)
+
+
+def sweep_op(pattern: str, number: int = 1, **more: Any) -> Op:
+    return Op(Kind.SWEEP, pattern, make_stamp(1_700_000_000_000 + number, 0, 99), **more)

@@ -12,7 +12,6 @@ from meshcache.mesh.node import ForeignKey
 from meshcache.mesh.seal import MeshKey, Sealer
 from meshcache.mesh.settings import Limits
 from meshcache.mesh.wire import Bye, Challenge, Echo, Heartbeat, Hello, Ops, encode
-from meshcache.stamp import Kind, Op
 from meshcache.testing.network import Network, Packet, Weather
 from tests.unit.mesh.nodes import (
     KEY,
@@ -233,15 +232,6 @@ def test_time_to_live_is_told_as_what_remains(network: Network) -> None:
     assert forever == set_op("forever")
 
 
-def test_a_value_too_large_for_a_datagram_is_invalidated_at_the_peers(network: Network) -> None:
-    a, b = add_host(network, 1), add_host(network, 2)
-    meet(network, a, b)
-    big = set_op("k", 5, b"v" * 5000)
-    publish(a, big)
-    network.run(1.0)
-    assert ops_of(b) == [Op(Kind.INVALIDATE, "k", big.stamp)]
-
-
 def test_nothing_is_kept_for_peers_that_are_not_there(network: Network) -> None:
     a, b = add_host(network, 1), add_host(network, 2)
     publish(a, set_op("before"))
@@ -442,6 +432,26 @@ def test_a_stranger_gets_no_more_than_it_sent(network: Network, frame: Hello | H
     assert ops_of(a) == []
 
 
+def test_a_stranger_that_talks_much_is_greeted_seldom(network: Network) -> None:
+    a = add_host(network, 1)
+    sealer = Sealer(5, [KEY])
+    network.recording = True
+    for n in range(100):
+        a.receive(sealer.seal(encode(Ops(n + 1, (set_op("k"),)), 0.0)), ("10.0.0.5", 7000))
+        network.run(0.005)
+    assert 2 <= len(network.packets) <= 3
+
+
+def test_a_stranger_that_says_less_than_an_answer_gets_none(network: Network) -> None:
+    a = add_host(network, 1)
+    network.recording = True
+    short = encode(Heartbeat(Mode.MEMORY, 3), 0.0)[:1] + b"\x04\x01\x03\x01\xc0\x90"
+    a.receive(Sealer(5, [KEY]).seal(short), ("10.0.0.5", 7000))
+    network.run(1.0)
+    assert network.packets == []
+    assert a.node.counters.dropped == {Reason.SIZE: 1}
+
+
 def test_garbage_is_counted_and_dropped(network: Network) -> None:
     a, b = add_host(network, 1), add_host(network, 2)
     meet(network, a, b)
@@ -526,6 +536,19 @@ def test_after_a_long_sleep_one_heartbeat_is_sent_and_not_a_burst(network: Netwo
     meet(network, a, b)
     a.node.handle_timer(a.now + 4.0)
     assert len(a.node.datagrams_to_send(a.now + 4.0)) == 1
+
+
+def test_what_waited_in_the_socket_during_a_long_sleep_is_not_believed(network: Network) -> None:
+    a, b = add_host(network, 1), add_host(network, 2)
+    meet(network, a, b)
+    b.pause()
+    publish(a, set_op("k", expires_at=a.now + 10.0))
+    network.run(9.0)
+    b.resume()
+    network.run(3.0)
+    assert ops_of(b) == []
+    assert knows(a, b)
+    assert knows(b, a)
 
 
 # -- keys

@@ -8,23 +8,36 @@ from typing import Any
 import msgpack
 import pytest
 
+from meshcache.buckets import Version
 from meshcache.events import Mode
 from meshcache.mesh.errors import BadDatagram, Reason
 from meshcache.mesh.seal import MAX_BODY_BYTES
 from meshcache.mesh.wire import (
+    FRAGMENT_BYTES,
     MIN_BODY_BYTES,
+    AskBucket,
+    AskDigest,
     Bye,
     Challenge,
     Echo,
+    Fetch,
+    Fragment,
     Frame,
     FrameType,
+    Gap,
     Heartbeat,
     Hello,
+    Nack,
     Ops,
+    TellBucket,
+    TellDigest,
     decode,
     encode,
     encode_op,
     fits_with,
+    fragments,
+    names_that_fit,
+    versions_that_fit,
 )
 from meshcache.stamp import Kind, Op, make_stamp
 
@@ -38,15 +51,29 @@ FRAMES: list[Frame] = [
     Challenge(NONCE, OTHER, Mode.MEMORY, BIG),
     Echo(OTHER, Mode.REDIS, BIG),
     Heartbeat(Mode.MEMORY, 7),
+    Heartbeat(Mode.REDIS, BIG, BIG, b"r" * 8, (("10.0.0.1", 1), ("fe80::1%eth0", 65_535))),
+    Nack(((1, 1), (5, BIG))),
+    Gap(0, BIG),
+    AskDigest(),
+    TellDigest(bytes(range(256)) * 4),
+    AskBucket(127, BIG, "k" * 1024, True),
+    AskBucket(0, 0, "", False),
+    TellBucket(127, BIG, True, (Version("k" * 1024, STAMP), Version("*", STAMP, True))),
+    TellBucket(0, 0, False, ()),
+    Fetch(("k" * 1024, "a"), ("*",)),
+    Fragment(BIG, STAMP, 0, 900, b"piece", "key", 160.0),
+    Fragment(0, STAMP, 899, 900, b"p" * FRAGMENT_BYTES),
     Bye(),
     Ops(
         BIG,
         (
             Op(Kind.SET, "user:1", STAMP, b"value", 160.0),
-            Op(Kind.SET, "é" * 400, STAMP, b""),
+            Op(Kind.SET, "é" * 350, STAMP, b""),
             Op(Kind.DELETE, "\0", STAMP),
             Op(Kind.INVALIDATE, "k", STAMP),
             Op(Kind.SWEEP, "user:*", STAMP),
+            Op(Kind.DELETE, "remembered", STAMP, b"", 160.0),
+            Op(Kind.SWEEP, "remembered:*", STAMP, b"", 160.0),
         ),
     ),
 ]
@@ -108,10 +135,35 @@ def test_as_many_of_the_smallest_as_fit_can_be_read() -> None:
 
 
 def test_what_a_newer_version_adds_is_let_be() -> None:
-    assert decode(msgpack.packb([FrameType.HEARTBEAT, 1, 7, "new", [1, 2]]), 0.0) == Heartbeat(Mode.MEMORY, 7)
+    assert decode(msgpack.packb([FrameType.HEARTBEAT, 1, 7, 1, None, [], "new", [1, 2]]), 0.0) == Heartbeat(
+        Mode.MEMORY, 7
+    )
     with pytest.raises(BadDatagram) as caught:
         decode(msgpack.packb([99, 1]), 0.0)
     assert caught.value.reason is Reason.UNKNOWN_FRAME
+
+
+def test_pieces_fill_their_datagrams_and_never_more() -> None:
+    for key in ("k", "k" * 1024):
+        pieces = fragments(Op(Kind.SET, key, STAMP, b"v" * 50_000, 160.0))
+        bodies = [encode(piece._replace(number=BIG), 0.0) for piece in pieces]
+        assert all(len(body) <= MAX_BODY_BYTES for body in bodies)
+        assert all(len(body) > MAX_BODY_BYTES - 20 for body in bodies[:-1])
+
+
+@pytest.mark.parametrize("key", ["k", "k" * 50, "k" * 1024, "é" * 512])
+def test_as_many_names_and_versions_as_are_said_to_fit_do(key: str) -> None:
+    names = [f"{key[:-4]}{n:04}"[-1024:] if len(key) > 4 else f"{n}" for n in range(300)]
+    fit = names_that_fit(names)
+    assert 0 < fit < 300
+    assert len(encode(Fetch(tuple(names[:fit]), ()), 0.0)) <= MAX_BODY_BYTES
+    assert decode(encode(Fetch((), tuple(names[:fit])), 0.0), 0.0) == Fetch((), tuple(names[:fit]))
+    versions = tuple(Version(name, STAMP, number > 3) for number, name in enumerate(names))
+    fit = versions_that_fit(versions)
+    assert 0 < fit < 300
+    frame = TellBucket(127, BIG, True, versions[:fit])
+    assert len(encode(frame, 0.0)) <= MAX_BODY_BYTES
+    assert decode(encode(frame, 0.0), 0.0) == frame
 
 
 GOOD_SET = [2, "k", STAMP, 0, b"v"]
@@ -142,10 +194,37 @@ GOOD_SET = [2, "k", STAMP, 0, b"v"]
         msgpack.packb([FrameType.HEARTBEAT, 1, 0.5]),
         msgpack.packb([FrameType.HEARTBEAT, msgpack.Timestamp(0), 0]),
         msgpack.packb([FrameType.HELLO, msgpack.ExtType(5, b"")]),
+        msgpack.packb([FrameType.HEARTBEAT, 1, 0, 0, b"seven..", []]),
+        msgpack.packb([FrameType.HEARTBEAT, 1, 0, 0, None, ["10.0.0.1"]]),
+        msgpack.packb([FrameType.HEARTBEAT, 1, 0, 0, None, ["10.0.0.1", 0]]),
+        msgpack.packb([FrameType.HEARTBEAT, 1, 0, 0, None, ["10.0.0.1", 65_536]]),
+        msgpack.packb([FrameType.HEARTBEAT, 1, 0, 0, None, ["", 1]]),
+        msgpack.packb([FrameType.HEARTBEAT, 1, 0, 0, None, ["1" * 65, 1]]),
+        msgpack.packb([FrameType.HEARTBEAT, 1, 0, 0, None, None]),
+        msgpack.packb([FrameType.NACK, []]),
+        msgpack.packb([FrameType.NACK, [1]]),
+        msgpack.packb([FrameType.NACK, [2, 1]]),
+        msgpack.packb([FrameType.NACK, 5]),
+        msgpack.packb([FrameType.GAP, 1]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 2, 2, b"p"]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 0, 0, b"p", "k", 0]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 1, 2**16, b"p"]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 1, 2, b""]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 0, 2, b"p"]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 0, 2, b"p", "", 0]),
+        msgpack.packb([FrameType.TELL_DIGEST, b"x" * 1023]),
+        msgpack.packb([FrameType.ASK_BUCKET, 128, 0, "", False]),
+        msgpack.packb([FrameType.ASK_BUCKET, 1, 0, None, False]),
+        msgpack.packb([FrameType.ASK_BUCKET, 1, 0, "", 0]),
+        msgpack.packb([FrameType.TELL_BUCKET, 1, 0, 1, [], []]),
+        msgpack.packb([FrameType.TELL_BUCKET, 1, 0, True, ["k"], []]),
+        msgpack.packb([FrameType.TELL_BUCKET, 1, 0, True, ["k", b"short"], []]),
+        msgpack.packb([FrameType.FETCH, ["k", ""], []]),
+        msgpack.packb([FrameType.FETCH, ["k"]]),
+        msgpack.packb([FrameType.FETCH, "k", []]),
         msgpack.packb([FrameType.OPS, 1, []]),
         msgpack.packb([FrameType.OPS, 1, GOOD_SET]),
-        msgpack.packb([FrameType.OPS, 0, [GOOD_SET]]),
-        msgpack.packb([FrameType.OPS, 1, [GOOD_SET] * 65]),
+        msgpack.packb([FrameType.OPS, 1, [GOOD_SET] * 129]),
         msgpack.packb([FrameType.OPS, 1, [[]]]),
         msgpack.packb([FrameType.OPS, 1, [[[]] * 3]]),
         b"\xdd\xff\xff\xff\xff",
@@ -176,9 +255,7 @@ def test_malformed_op(place: int, value: Any) -> None:
         decode(msgpack.packb([FrameType.OPS, 1, [item]]), 0.0)
 
 
-@pytest.mark.parametrize(
-    "item", [[2, "k", STAMP], [1, "k", STAMP, 0, b""], [1, "k", STAMP, 0], [1, "", STAMP], [True, "k", STAMP]]
-)
+@pytest.mark.parametrize("item", [[2, "k", STAMP], [1, "k", STAMP, 0, b""], [1, "", STAMP], [True, "k", STAMP]])
 def test_kind_and_fields_must_agree(item: list[Any]) -> None:
     with pytest.raises(BadDatagram, match="malformed"):
         decode(msgpack.packb([FrameType.OPS, 1, [item]]), 0.0)
