@@ -9,7 +9,7 @@ import pytest
 from meshcache.testing.simulator import run_schedule
 
 SCHEDULES = int(os.environ.get("MESHCACHE_SCHEDULES", "40"))
-"""How many are run; CI runs 500."""
+"""How many are run; CI runs 500 beside the tests."""
 
 
 @pytest.mark.parametrize("seed", range(SCHEDULES))
