@@ -17,7 +17,7 @@ from ..errors import RedisCommandError, Unavailable
 from ..events import Event, Mode, ModeChanged, Peer, PeerJoined, PeerLeft, PeerModeChanged
 from ..journal import Journal
 from ..memory import MemoryTier
-from ..mesh.node import ForeignKey, MeshEvent, Node, OpsReceived
+from ..mesh.node import ForeignKey, MeshEvent, Node, OpsLost, OpsReceived
 from ..mesh.seal import MeshKey
 from ..modes import ModeMachine
 from ..options import Options
@@ -271,7 +271,12 @@ class Runtime:
             self._use_mesh_key(await to_thread.run_sync(MeshKey.from_secret, secret, self._options.namespace))
         await self._mesh_ready.wait()
         node = Node(
-            node_id=self.node_id, keys=self._keys, random=secrets.SystemRandom(), now=self._now(), mode=self.mode
+            node_id=self.node_id,
+            keys=self._keys,
+            random=secrets.SystemRandom(),
+            now=self._now(),
+            mode=self.mode,
+            replica=self.memory,
         )
         announcement = Announcement(
             self.node_id,
@@ -288,6 +293,8 @@ class Runtime:
             case OpsReceived():
                 self.memory.apply(event.ops)
                 self._became_dirty()
+            case OpsLost() if self.mode is not Mode.REDIS:
+                self.memory.forget_values()
             case ForeignKey():
                 self._stranger = event
                 self._key_doubted.set()
