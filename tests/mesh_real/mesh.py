@@ -117,14 +117,16 @@ class Mesh:
 
     def agree(self, since: float, within: float) -> float:
         """Wait until all hold the same; how long after ``since`` that was, in seconds."""
+        instances = [host.instance for host in self.hosts[: self._started]]
         while True:
-            digests = [host.instance.ask("digest") for host in self.hosts[: self._started]]
-            told = [pending.result() for pending in digests]
-            if len({digest["hash"] for digest in told}) == 1:
-                return max(digest["at"] for digest in told) - since
-            if min(digest["at"] for digest in told) - since > within:
+            told = [pending.result() for pending in [instance.ask("root") for instance in instances]]
+            if len({each["root"] for each in told}) == 1:
+                break
+            if min(each["at"] for each in told) - since > within:
                 pytest.fail(f"no agreement within {within} s: {self._differences()}")
-            time.sleep(0.05)
+            time.sleep(0.02)
+        assert len({instance.call("digest")["hash"] for instance in instances}) == 1, self._differences()
+        return float(max(each["at"] for each in told) - since)
 
     def everything(self) -> dict[str, Any]:
         """What the first holds."""
