@@ -77,11 +77,13 @@ class Reconciler:
     Attributes:
         comparisons: how many were begun.
         fetched: how many writes were asked for and came.
+        successes: how many comparisons ended and had brought something.
     """
 
     def __init__(self, replica: Replica | None, timing: Timing, limits: Limits) -> None:
         self.comparisons = 0
         self.fetched = 0
+        self.successes = 0
         self._replica = replica
         self._timing = timing
         self._limits = limits
@@ -209,6 +211,7 @@ class Reconciler:
             if not comparison.found:
                 session.compared = comparison.roots
                 session.compared_until = now + self._timing.compared_ttl
+        self.successes += comparison.found > 0
         longer = 0.0 if comparison.found else session.compare_pause * 2
         session.compare_pause = max(self._timing.compare_pause, min(longer, self._timing.longest_compare_pause))
         session.compare_at = now + session.compare_pause
