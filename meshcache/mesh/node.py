@@ -375,6 +375,7 @@ class Node:
 
     def _receive_writes(self, session: Session, frame: Ops | Fragment, now: float) -> None:
         if frame.number:
+            self._reconciler.wrote_at = now
             ask_at = self._first_ask_at(now)
             if not session.inbox.arrived(frame.number, ask_at):
                 self.counters.repeats_in += 1
@@ -520,6 +521,7 @@ class Node:
         if bodies:
             self.counters.ops_out = self._outbox.ops
             self._pulse.wrote(now)
+            self._reconciler.wrote_at = now
         bulk = min(room - len(bodies), len(self._bulk))
         for _ in range(bulk):
             frame, session = self._bulk.popleft()
