@@ -26,6 +26,8 @@ __all__ = ["Network"]
 logger = logging.getLogger("meshcache")
 
 _DISCOVERY_PAUSE = 10.0
+_ALONE = 0.001
+"""A write that comes so long after the one before, in seconds, does not wait for others to share a datagram with."""
 
 
 class Network:
@@ -58,10 +60,15 @@ class Network:
         self._to_send = anyio.Event()
         self._sooner = anyio.Event()
         self._rings_at = inf
+        self._alone_from = -inf
 
     def publish(self, op: Op) -> None:
-        """Tell all peers of a write; those of one turn of the event loop share datagrams."""
-        self.node.publish(op, self._now())
+        """Tell all peers of a write: at once if it comes alone; those of one turn of the event loop share datagrams."""
+        now = self._now()
+        self.node.publish(op, now)
+        if now >= self._alone_from:
+            self._alone_from = now + _ALONE
+            self._send()
         self._to_send.set()
 
     def announce(self, mode: Mode) -> None:
@@ -114,9 +121,9 @@ class Network:
             self._pump()
 
     def _pump(self) -> None:
-        self._send()
         while (event := self.node.next_event()) is not None:
             self._on_event(event)
+        self._send()
         self._rearm()
 
     def _rearm(self) -> None:
