@@ -15,6 +15,7 @@ import anyio
 import redis.asyncio
 
 from meshcache.cli.demo.worker import Worker, serve
+from meshcache.stamp import Kind, Op
 
 BATCH = 200
 VALUE = "0123456789abcdef"
@@ -56,7 +57,8 @@ class MeshWorker(Worker):
             seen.note(*[op.key for op in ops])
 
         runtime.memory.apply = apply_and_note
-        runtime._socket._read = lambda: [it for it in read(runtime._socket) if random.random() >= loss]
+        if loss:
+            runtime._socket._read = lambda: [it for it in read(runtime._socket) if random.random() >= loss]
         return {}
 
     async def set_one_by_one(self, prefix: str, count: int, pause: float) -> Mapping[str, Any]:
@@ -72,6 +74,15 @@ class MeshWorker(Worker):
         """As fast as it can."""
         for start in range(0, count, BATCH):
             await self.cache.set_many({f"{prefix}:{n}": VALUE for n in range(start, min(count, start + BATCH))})
+            await anyio.sleep(0)
+        return {}
+
+    async def tell_all(self, prefix: str, count: int) -> Mapping[str, Any]:
+        """Tell the peer of as many writes, without a store behind them: so fast that the receiver is what is measured."""
+        runtime: Any = self.cache._runtime
+        for start in range(0, count, BATCH):
+            for n in range(start, min(count, start + BATCH)):
+                runtime._network.publish(Op(Kind.SET, f"{prefix}:{n}", runtime.memory._clock.tick(), VALUE.encode()))
             await anyio.sleep(0)
         return {}
 
