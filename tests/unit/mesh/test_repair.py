@@ -335,6 +335,15 @@ def test_large_values_are_fetched_too() -> None:
     assert b.node.memory_bytes == 0
 
 
+def test_many_large_values_are_fetched_although_there_is_room_for_two_of_them_only() -> None:
+    network = Network(1, Weather(loss=0.3))
+    a = Known(network, 1)
+    a.write(*(set_op(f"large{n}", n, network.random.randbytes(100_000)) for n in range(20)))
+    b = Known(network, 2, limits=Limits(assembly_bytes=200_000))
+    meet(network, a.host, b.host)
+    network.run_until(lambda: agree(a, b), 30.0)
+
+
 def test_a_large_value_that_was_forgotten_here_is_fetched_again(network: Network) -> None:
     a, b = Known(network, 1), Known(network, 2)
     meet(network, a.host, b.host)
