@@ -68,7 +68,7 @@ def test_one_that_was_stopped_catches_up_and_undoes_nothing(three: Mesh, report:
     seconds = 15 if FULL else 8
     one, two, sleeper = (host.instance for host in three.hosts)
     # So much at once that a part of it is still to be sent when the process stops.
-    sleeper.call("fill", prefix="contended", count=20_000, size=50)
+    sleeper.call("fill", prefix="contended", count=20_000, size=200)
     os.kill(sleeper.pid, signal.SIGSTOP)
     try:
         stopped = time.monotonic()
