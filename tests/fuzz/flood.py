@@ -1,6 +1,7 @@
 """Datagrams of somebody who has no key: forged, replayed, cut short and with bits flipped.
 
-``python -m tests.fuzz.flood PORT COUNT SEED KEY NODE…`` sends them to a port of loopback as fast as it can.
+``python -m tests.fuzz.flood PORT COUNT SEED SECRET NODE…`` sends them to a port of loopback as fast as it can;
+the secret serves to make what was recorded.
 """
 
 from __future__ import annotations
@@ -86,5 +87,6 @@ def send(port: int, count: int, seed: int, key: MeshKey, node_ids: Sequence[int]
 
 
 if __name__ == "__main__":
-    to, how_many, chance, secret, *those = sys.argv[1:]
-    send(int(to), int(how_many), int(chance), MeshKey.from_secret(secret, "test"), [int(one, 16) for one in those])
+    to, how_many, chance, password, *those = sys.argv[1:]
+    mesh_key = MeshKey.from_secret(password, "test")
+    send(int(to), int(how_many), int(chance), mesh_key, [int(node_id, 16) for node_id in those])
