@@ -22,7 +22,7 @@ from typing import IO, Any, Literal
 
 from .board import InstanceView, Unmet
 
-__all__ = ["Answer", "Fleet", "Instance", "Pending", "loopback_multicast_works"]
+__all__ = ["Answer", "Fleet", "Instance", "Pending", "loopback_multicast_works", "worker_command"]
 
 LOOPBACK = "127.0.0.1"
 SIZE = 4
@@ -32,8 +32,15 @@ _LOG_LINES = 8
 _ANSWER_SECONDS = 15.0
 _EPITAPH_SECONDS = 0.1
 _END_SECONDS = 3.0
-# The worker has this process' own module path, wherever its meshcache comes from; -P keeps the current directory out of it.
-_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from meshcache.cli.demo.worker import main; main()"
+
+
+def worker_command(module: str = "meshcache.cli.demo.worker") -> list[str]:
+    """The command that runs the ``main`` of a worker's module.
+
+    It has this process' own module path, wherever its meshcache comes from; -P keeps the current directory out of it.
+    """
+    program = f"import sys; sys.path[:] = sys.argv[1:]; from {module} import main; main()"
+    return [sys.executable, "-P", "-c", program, *sys.path]
 
 
 class Pending:
@@ -43,16 +50,16 @@ class Pending:
         self._what = what
         self._future = future
 
-    def result(self) -> Answer:
-        """Wait for it.
+    def result(self, timeout: float = _ANSWER_SECONDS) -> Answer:
+        """Wait for it, ``timeout`` seconds at most.
 
         Raises:
-            Unmet: there is none within 15 s, or an error.
+            Unmet: there is none in time, or an error.
         """
         try:
-            return self._future.result(_ANSWER_SECONDS)
+            return self._future.result(timeout)
         except FutureTimeout:
-            raise Unmet(f"an answer of {self._what}", f"none within {_ANSWER_SECONDS:g} s") from None
+            raise Unmet(f"an answer of {self._what}", f"none within {timeout:g} s") from None
 
 
 class Instance:
@@ -61,9 +68,12 @@ class Instance:
     Args:
         number: 1 for the first.
         changed: told of every change, from a thread.
+        command: what to start; None for :func:`worker_command`.
     """
 
-    def __init__(self, number: int, changed: Callable[[InstanceView], None]) -> None:
+    def __init__(
+        self, number: int, changed: Callable[[InstanceView], None], command: Sequence[str] | None = None
+    ) -> None:
         self.number = number
         self.log: deque[str] = deque(maxlen=_LOG_LINES)
         self._changed = changed
@@ -71,8 +81,8 @@ class Instance:
         self._pending: dict[int, tuple[str, Future[Answer]]] = {}
         self._lock = threading.Lock()
         self._last_id = 0
-        self._process = subprocess.Popen(  # noqa: S603 - this very Python
-            [sys.executable, "-P", "-c", _PROGRAM, *sys.path],
+        self._process = subprocess.Popen(  # noqa: S603 - this very Python, or what our own caller names
+            command or worker_command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
