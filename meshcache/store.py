@@ -146,18 +146,21 @@ class Store:
         return entry.stamp < stamp and not self._is_swept(key, stamp)
 
     def op(self, key: str, now: float, *, is_sweep: bool = False) -> Op | None:
-        """The newest write of a key or pattern, as a peer is told of it; None if nothing is known."""
+        """The newest write of a key or pattern, as a peer is told of it; None if nothing is known, or not any more."""
         if is_sweep:
             stamp = self._sweeps.get(key)
-            return None if stamp is None else Op(Kind.SWEEP, key, stamp, b"", self._sweeps_end)
+            is_over = stamp is None or self._sweeps_end <= now
+            return None if is_over else Op(Kind.SWEEP, key, self._sweeps[key], b"", self._sweeps_end)
         entry = self.peek(key, now)
         if entry is None:
             return None
         if entry.value is not None:
             return Op(Kind.SET, key, entry.stamp, entry.value, entry.expires_at)
-        # _due is the second after which the tombstone goes.
+        forgotten_at = inf if entry._due is None else float(entry._due)
+        if forgotten_at <= now:
+            return None  # told now, it would begin a new life there
         kind = Kind.DELETE if entry.kind is Kind.DELETE else Kind.INVALIDATE
-        return Op(kind, key, entry.stamp, b"", inf if entry._due is None else float(entry._due))
+        return Op(kind, key, entry.stamp, b"", forgotten_at)
 
     def expire(self, now: float, limit: int) -> bool:
         """Turn what expired into tombstones and forget old tombstones, ``limit`` keys (1 or more) at most.

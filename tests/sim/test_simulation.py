@@ -19,8 +19,9 @@ def test_schedule(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_at_30_percent_loss_everyone_agrees_within_seconds(seed: int) -> None:
+    """All trouble ends at one moment: partitions, pauses and restarts are made good for together, with delays of up to 0.1 s."""
     report = run_schedule(seed, loss=0.3, seconds=10.0, small_store=False)
-    assert report.agreed_after < 5.0, f"seed {seed}"
+    assert report.agreed_after < 8.0, f"seed {seed}"
 
 
 def test_the_same_seed_gives_the_same_schedule() -> None:
