@@ -21,7 +21,7 @@ from ..mesh.node import ForeignKey, MeshEvent, Node, OpsLost, OpsReceived
 from ..mesh.seal import MeshKey
 from ..modes import ModeMachine
 from ..options import Options
-from ..redis.link import open_link
+from ..redis.connect import open_link
 from ..redis.names import Names
 from ..redis.probe import Server, agree_on_mesh_key
 from ..redis.tier import RedisTier
