@@ -297,6 +297,12 @@ class Runtime:
             case OpsReceived():
                 self.memory.apply(event.ops)
                 self._became_dirty()
+                if self.memory.refused_stamps:
+                    self._warn_once(
+                        "skew",
+                        f"writes of peer {event.node_id:016x} are refused: its clock is more than "
+                        f"{self._options.max_skew:g} s ahead of this host's; set both by NTP",
+                    )
             case OpsLost() if self.mode is not Mode.REDIS:
                 self.memory.forget_values()
             case ForeignKey():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
+import time
 from collections.abc import Sequence
 
 import anyio
@@ -165,6 +166,31 @@ async def test_a_wrong_secret_stays_out_and_one_warning_says_so(caplog: pytest.L
     assert "MESHCACHE_SECRET" in caplog.text
     assert "right secret" not in caplog.text
     assert "wrong secret" not in caplog.text
+
+
+async def test_a_clock_far_ahead_is_not_believed_and_one_warning_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.WARNING, "meshcache")
+    ports = [free_port(socket.SOCK_DGRAM) for _ in range(2)]
+    options = {"secret": SECRET, "discovery": [f"127.0.0.1:{port}" for port in ports]}
+    async with lone_cache(None, port=ports[0], **options) as right:
+        with monkeypatch.context() as patch:
+            patch.setattr("meshcache.runtime.runtime._wall_ms", lambda: time.time_ns() // 1_000_000 + 3_600_000)
+            wrong = lone_cache(None, port=ports[1], **options)
+            await wrong.__aenter__()
+        try:
+            await wrong.wait_for_peers(1)
+            await right.wait_for_peers(1)
+            for i in range(10):
+                await wrong.set("key", i)
+            await eventually(lambda: right.stats()["stamps_refused"] >= 1)
+            assert await right.get("key") is None
+            await right.set("key", "right")
+            assert await right.get("key") == "right"
+        finally:
+            await wrong.aclose()
+    assert caplog.text.count("ahead of this host") == 1
 
 
 async def test_without_a_secret_the_key_is_kept_in_redis(redis_server: RedisServer) -> None:
