@@ -71,6 +71,10 @@ class Buckets:
         """The hash of each bucket, one behind the other."""
         return b"".join([value.to_bytes(HASH_BYTES, "big") for value in self._hashes])
 
+    def hash_of(self, bucket: int) -> bytes:
+        """The hash of one bucket."""
+        return self._hashes[bucket].to_bytes(HASH_BYTES, "big")
+
     def versions(self, bucket: int) -> Iterator[Version]:
         """The members of one bucket, in no order that means anything."""
         for key, (stamp, _) in self._keys[bucket].items():

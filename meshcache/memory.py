@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil, inf
 
+from .buckets import Buckets, Version
 from .journal import Journal
 from .stamp import HybridClock, Kind, Op, Stamp
 from .store import Store
@@ -133,8 +134,31 @@ class MemoryTier:
         for op in ops:
             if not self._clock.observe(op.stamp):
                 self.refused_stamps += 1
-            elif not self._is_outdated(op) and self.store.apply(op, now):
+            elif op.kind is not Kind.SWEEP and self._is_outdated(op.key, op.stamp):
+                continue
+            elif self.store.apply(op, now):
                 self._mark(op, foreign=True)
+
+    def forget_values(self) -> None:
+        """A peer wrote what can never be learned: any key may be older than that.  What others still know is fetched again."""
+        self.store.forget_values()
+
+    # -- what is compared with peers: the Replica of the mesh
+
+    @property
+    def buckets(self) -> Buckets:
+        """The versions of all that this instance knows."""
+        return self.store.buckets
+
+    def wants(self, version: Version, now: float) -> bool:
+        """Whether the write of this version, if it came, would be taken in and kept."""
+        if not self._clock.accepts(version.stamp) or not self.store.wants(version):
+            return False
+        return version.is_sweep or not self._is_outdated(version.key, version.stamp)
+
+    def op(self, key: str, is_sweep: bool, now: float) -> Op | None:
+        """The newest write of a key or pattern, as a peer is told of it."""
+        return self.store.op(key, now, is_sweep=is_sweep)
 
     # -- what recovery asks
 
@@ -195,10 +219,10 @@ class MemoryTier:
             return Op(Kind.DELETE if entry.kind is Kind.DELETE else Kind.INVALIDATE, key, stamp)
         return Op(Kind.SET, key, stamp, entry.value, entry.expires_at)
 
-    def _is_outdated(self, op: Op) -> bool:
+    def _is_outdated(self, key: str, stamp: Stamp) -> bool:
         """Whether the journal knows a newer write, whose value the store may have given up."""
-        known = None if self.journal is None else self.journal.stamp(op.key)
-        return known is not None and known > op.stamp and op.kind is not Kind.SWEEP
+        known = None if self.journal is None else self.journal.stamp(key)
+        return known is not None and known > stamp
 
     def _write(self, op: Op, now: float) -> None:
         self.store.apply(op, now)

@@ -60,8 +60,9 @@ class Op(NamedTuple):
     """One stamped write.
 
     ``key`` is the key without namespace, or the pattern of a sweep.  ``value`` is the encoded value of a set, empty
-    otherwise.  ``expires_at`` is a moment of *this* instance's monotonic clock in seconds, ``inf`` for never; what
-    travels is the time that remains.
+    otherwise.  ``expires_at`` is a moment of *this* instance's monotonic clock in seconds: until then the value may be
+    read, or what was deleted is to be remembered if the store's own ``tombstone_ttl`` does not end sooner; ``inf`` for
+    ever.  What travels is the time that remains.
     """
 
     kind: Kind
@@ -109,8 +110,14 @@ class HybridClock:
             False if the stamp is further ahead of the wall clock than ``max_skew_ms``: it must be refused, and this
             clock has not moved.
         """
-        ms = int.from_bytes(stamp[:6], "big")
-        if ms > self._ms and (ms - self._wall_ms() > self._max_skew_ms or ms >= _MAX_MS):
+        if not self.accepts(stamp):
             return False
-        self._ms, self._counter = max((self._ms, self._counter), (ms, int.from_bytes(stamp[6:8], "big")))
+        self._ms, self._counter = max(
+            (self._ms, self._counter), (int.from_bytes(stamp[:6], "big"), int.from_bytes(stamp[6:8], "big"))
+        )
         return True
+
+    def accepts(self, stamp: Stamp) -> bool:
+        """What :meth:`observe` would say; the clock does not move."""
+        ms = int.from_bytes(stamp[:6], "big")
+        return ms <= self._ms or (ms - self._wall_ms() <= self._max_skew_ms and ms < _MAX_MS)

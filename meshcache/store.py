@@ -13,13 +13,15 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 
+from .buckets import Buckets, Version
 from .glob import MATCH_ALL, matcher
 from .stamp import Kind, Op, Stamp
 
 __all__ = ["ENTRY_OVERHEAD_BYTES", "MAX_SWEEPS", "Entry", "Store", "add_sweep"]
 
-ENTRY_OVERHEAD_BYTES = 400
-"""What an entry costs besides its key and value: the objects, the dictionary, the list of what expires.  Measured."""
+ENTRY_OVERHEAD_BYTES = 550
+"""What an entry costs besides its key and value: the objects, the dictionary, the list of what expires, the summary for
+peers.  Measured."""
 
 MAX_SWEEPS = 64
 """So many patterns are remembered one by one; the next makes all of them one sweep of everything."""
@@ -62,6 +64,7 @@ class Store:
         hits: reads that found a value.
         misses: reads that found none.
         evictions: entries given up because the store was full.
+        buckets: the versions of all entries, tombstones and sweeps, summed up.
     """
 
     def __init__(self, max_entries: int, max_bytes: int, tombstone_ttl: float) -> None:
@@ -73,8 +76,10 @@ class Store:
         self._max_bytes = max_bytes
         self._tombstone_ttl = tombstone_ttl
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # the least recently used first
+        self.buckets = Buckets()
         self._sweeps: dict[str, Stamp] = {}
         self._newest_sweep = b""  # a newer write, so nearly every one, need not look at the patterns
+        self._newest_evicted = b""
         self._sweeps_end = -inf
         self._calendar = _Calendar()
 
@@ -114,17 +119,48 @@ class Store:
         """Take in a write.
 
         Returns:
-            False if the store knows a newer write of the key, or this very one: nothing has changed.
+            False if the store knows a newer write of the key, or this very one, or may have known one: nothing has changed.
         """
         if op.kind is Kind.SWEEP:
             return self._sweep(op, now)
         entry = self._entries.get(op.key)
-        if entry is not None and (entry.stamp, entry.kind) >= (op.stamp, op.kind):
-            return False
+        if entry is not None:
+            if (entry.stamp, entry.kind) >= (op.stamp, op.kind):
+                return False
+        elif op.stamp < self._newest_evicted:
+            return False  # a newer one of this key may have been given up: a miss is better than a lie
         if op.stamp < self._newest_sweep and self._is_swept(op.key, op.stamp):
             return False
         self._put(op, now)
         return True
+
+    def wants(self, version: Version) -> bool:
+        """Whether the write of this version, if it came, would be taken in and kept."""
+        key, stamp, is_sweep = version
+        if is_sweep:
+            return not self._knows_sweep(key, stamp)
+        entry = self._entries.get(key)
+        if entry is None:
+            # A store that had to give something up must not fetch what it does not hold: it would do so for ever.
+            return not self._newest_evicted and not self._is_swept(key, stamp)
+        return entry.stamp < stamp and not self._is_swept(key, stamp)
+
+    def op(self, key: str, now: float, *, is_sweep: bool = False) -> Op | None:
+        """The newest write of a key or pattern, as a peer is told of it; None if nothing is known, or not any more."""
+        if is_sweep:
+            stamp = self._sweeps.get(key)
+            is_over = stamp is None or self._sweeps_end <= now
+            return None if is_over else Op(Kind.SWEEP, key, self._sweeps[key], b"", self._sweeps_end)
+        entry = self.peek(key, now)
+        if entry is None:
+            return None
+        if entry.value is not None:
+            return Op(Kind.SET, key, entry.stamp, entry.value, entry.expires_at)
+        forgotten_at = inf if entry._due is None else float(entry._due)
+        if forgotten_at <= now:
+            return None  # told now, it would begin a new life there
+        kind = Kind.DELETE if entry.kind is Kind.DELETE else Kind.INVALIDATE
+        return Op(kind, key, entry.stamp, b"", forgotten_at)
 
     def expire(self, now: float, limit: int) -> bool:
         """Turn what expired into tombstones and forget old tombstones, ``limit`` keys (1 or more) at most.
@@ -133,7 +169,10 @@ class Store:
             Whether there is more to do now.
         """
         if self._sweeps and self._sweeps_end <= now:
+            for pattern in self._sweeps:
+                self.buckets.remove(pattern, is_sweep=True)
             self._sweeps.clear()
+            self._newest_sweep = b""
         for key in self._calendar.take(now, limit):
             entry = self._entries[key]
             entry._due = None
@@ -147,8 +186,9 @@ class Store:
         """Forget everything, stamps and sweeps too."""
         self._entries.clear()
         self._sweeps.clear()
-        self._newest_sweep = b""
+        self._newest_sweep = self._newest_evicted = b""
         self._calendar = _Calendar()
+        self.buckets.clear()
         self.bytes = 0
 
     def keep_only(self, keys: Iterable[str]) -> None:
@@ -158,8 +198,14 @@ class Store:
         for key, entry in kept:
             self._entries[key] = entry
             self.bytes += entry.size
+            self.buckets.put(key, entry.stamp)
             if entry._due is not None:
                 self._calendar.add(key, entry._due - 1)
+
+    def forget_values(self) -> None:
+        """Forget every key that has a value; what was deleted stays deleted."""
+        for key in [key for key, entry in self._entries.items() if entry.value is not None]:
+            self._drop(key, self._entries[key])
 
     # -- inside
 
@@ -171,15 +217,24 @@ class Store:
         else:
             entry = Entry(op.kind, op.stamp, None, -inf, ENTRY_OVERHEAD_BYTES + len(op.key))
             leaves_at = now + self._tombstone_ttl
+            if op.kind is not Kind.SET:
+                leaves_at = max(now, min(leaves_at, op.expires_at))
         old = self._entries.pop(op.key, None)
         if old is not None:
-            self._forget(op.key, old)
+            self.bytes -= old.size
+            self._calendar.remove(op.key, old._due)
         self._entries[op.key] = entry
         self.bytes += entry.size
+        self.buckets.put(op.key, op.stamp)
         entry._due = self._calendar.add(op.key, leaves_at)
         while len(self._entries) > self._max_entries or self.bytes > self._max_bytes:
-            self._forget(*self._entries.popitem(last=False))
-            self.evictions += 1
+            self._evict()
+
+    def _evict(self) -> None:
+        key, entry = self._entries.popitem(last=False)
+        self._forget(key, entry)
+        self._newest_evicted = max(self._newest_evicted, entry.stamp)
+        self.evictions += 1
 
     def _bury(self, key: str, entry: Entry, died_at: float) -> None:
         """Make an entry its own tombstone."""
@@ -198,18 +253,27 @@ class Store:
         """Settle the accounts of an entry that has left the map."""
         self.bytes -= entry.size
         self._calendar.remove(key, entry._due)
+        self.buckets.remove(key)
 
     def _sweep(self, op: Op, now: float) -> bool:
-        if op.stamp <= self._sweeps.get(op.key, b""):
+        if self._knows_sweep(op.key, op.stamp):
             return False
+        before = list(self._sweeps)
         pattern = add_sweep(self._sweeps, op.key, op.stamp)
+        for gone in before:
+            if gone not in self._sweeps:
+                self.buckets.remove(gone, is_sweep=True)
+        self.buckets.put(pattern, self._sweeps[pattern], is_sweep=True)
         self._newest_sweep = max(self._newest_sweep, op.stamp)
-        self._sweeps_end = now + self._tombstone_ttl
+        self._sweeps_end = max(self._sweeps_end, min(now + self._tombstone_ttl, op.expires_at))
         matches = matcher(pattern)
         stamp = self._sweeps[pattern]
         for key in [key for key, entry in self._entries.items() if entry.stamp < stamp and matches(key)]:
             self._drop(key, self._entries[key])
         return True
+
+    def _knows_sweep(self, pattern: str, stamp: Stamp) -> bool:
+        return stamp <= max(self._sweeps.get(pattern, b""), self._sweeps.get(MATCH_ALL, b""))
 
     def _is_swept(self, key: str, stamp: Stamp) -> bool:
         return any(stamp < swept and matcher(pattern)(key) for pattern, swept in self._sweeps.items())
@@ -221,13 +285,14 @@ def add_sweep(sweeps: dict[str, Stamp], pattern: str, stamp: Stamp) -> str:
     Returns:
         The pattern under which it is remembered.
     """
-    sweeps[pattern] = max(stamp, sweeps.get(pattern, stamp))
-    if len(sweeps) <= MAX_SWEEPS:
-        return pattern
-    newest = max(sweeps.values())
-    sweeps.clear()
-    sweeps[MATCH_ALL] = newest
-    return MATCH_ALL
+    stamp = sweeps[pattern] = max(stamp, sweeps.get(pattern, stamp))
+    if len(sweeps) > MAX_SWEEPS:
+        pattern, stamp = MATCH_ALL, max(sweeps.values())
+        sweeps[MATCH_ALL] = stamp
+    if pattern == MATCH_ALL:  # it says all that an older one said
+        for older in [older for older, swept in sweeps.items() if swept <= stamp and older != MATCH_ALL]:
+            del sweeps[older]
+    return pattern
 
 
 class _Calendar:

@@ -39,6 +39,10 @@ class Inbox:
         """How many numbers are missing."""
         return len(self._missing)
 
+    def leaves_gap(self, number: int) -> bool:
+        """Whether others should have come before this number, and are not missed yet."""
+        return number > self._expected
+
     def arrived(self, number: int, ask_at: float) -> bool:
         """Note a number; whether it is new.  What is missing before it is to be asked for at ``ask_at``."""
         if number == self._expected:

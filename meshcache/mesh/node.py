@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from math import inf
+from typing import Final
 
 from ..events import Mode, Peer, PeerJoined, PeerLeft, PeerModeChanged
 from ..stamp import Op
@@ -56,6 +57,8 @@ from .wire import (
 )
 
 __all__ = ["Counters", "ForeignKey", "MeshEvent", "Node", "OpsLost", "OpsReceived"]
+
+_HANDSHAKE: Final = (Hello, Challenge, Echo)
 
 
 class Node:
@@ -255,7 +258,7 @@ class Node:
         newest = session.window.mark(header.counter)
         self._sessions.heard(session, now)
         frame = decode(body, now)
-        if isinstance(frame, Hello | Challenge | Echo):
+        if isinstance(frame, _HANDSHAKE):
             # A peer that forgot us.  Its address is not taken from these: an instance with several addresses is greeted
             # at each of them, and its path must not change with every hello.
             self._shake_hands(frame, header, sender, now)
@@ -357,8 +360,6 @@ class Node:
             # It may be cut off rather than dead: look for it where it was, even if no source names it.
             self._candidates.add(session.address, now, self._timing.lost_peer_ttl)
         self._candidates.lost(session.node_id, now)
-        if session.inbox.lost > session.lost:
-            self._events.append(OpsLost(session.node_id))
         self._events.append(PeerLeft(session.peer, reason))
 
     def _greet_candidates(self, now: float) -> None:
@@ -375,7 +376,9 @@ class Node:
 
     def _receive_writes(self, session: Session, frame: Ops | Fragment, now: float) -> None:
         if frame.number:
-            ask_at = self._first_ask_at(now)
+            self._reconciler.wrote_at = now
+            # Randomness may be a system call: not for every datagram.
+            ask_at = self._first_ask_at(now) if session.inbox.leaves_gap(frame.number) else inf
             if not session.inbox.arrived(frame.number, ask_at):
                 self.counters.repeats_in += 1
                 return
@@ -521,6 +524,7 @@ class Node:
         if bodies:
             self.counters.ops_out = self._outbox.ops
             self._pulse.wrote(now)
+            self._reconciler.wrote_at = now
         bulk = min(room - len(bodies), len(self._bulk))
         for _ in range(bulk):
             frame, session = self._bulk.popleft()

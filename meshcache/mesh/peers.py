@@ -202,13 +202,14 @@ class Session:
         lost: how many of its writes were lost for good, when this was last made up for.
         counted: how many of them the node has counted.
         compared: the roots here and there of the last comparison that found nothing, good until ``compared_until``.
+        compared_at: when all that it knew was last known here too, in seconds.
         compare_at: not to be compared with before, in seconds.
         compare_pause: the pause after the next comparison, in seconds.
         requests: how many of its requests may be answered now, as of ``requests_at``.
     """
 
     __slots__ = (
-        "address", "compare_at", "compare_pause", "compared", "compared_until", "counted", "heartbeat", "inbox",
+        "address", "compare_at", "compare_pause", "compared", "compared_at", "compared_until", "counted", "heartbeat", "inbox",
         "last_heard", "lost", "mode", "node_id", "requests", "requests_at", "root", "window",
     )  # fmt: skip
 
@@ -225,6 +226,7 @@ class Session:
         self.counted = 0
         self.compared: tuple[bytes, bytes] | None = None
         self.compared_until = now
+        self.compared_at = -inf
         self.compare_at = now
         self.compare_pause = 0.0
         self.requests = 0.0

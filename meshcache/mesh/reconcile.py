@@ -10,14 +10,16 @@ lost.  Heartbeats carry the root of each instance's :class:`~meshcache.buckets.B
     differ, a few at once
     fetch, what it wants         ops and fragments, numbered 0
 
-An instance compares itself with one peer at a time.  No I/O, no clock, no randomness.
+An instance compares itself with one peer at a time.  While writes are on their way roots differ all the time, which says
+nothing: then only a peer that is new, or of which something was lost, is worth a comparison at once; any other must wait
+until it is quiet, or until the last comparison is a while ago.  No I/O, no clock, no randomness.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from heapq import nsmallest
 from math import inf
 from typing import Final, Protocol
 
@@ -78,16 +80,19 @@ class Reconciler:
         comparisons: how many were begun.
         fetched: how many writes were asked for and came.
         successes: how many comparisons ended and had brought something.
+        wrote_at: when a write of this instance was last sent to all, or one of a peer's came; set by the node.
     """
 
     def __init__(self, replica: Replica | None, timing: Timing, limits: Limits) -> None:
         self.comparisons = 0
         self.fetched = 0
         self.successes = 0
+        self.wrote_at = -inf
         self._replica = replica
         self._timing = timing
         self._limits = limits
         self._comparison: _Comparison | None = None
+        self._listings: OrderedDict[int, tuple[bytes, list[Version]]] = OrderedDict()
 
     @property
     def root(self) -> bytes | None:
@@ -113,10 +118,13 @@ class Reconciler:
             return []
         if own == theirs:
             session.lost = session.inbox.lost
-            session.compare_pause, session.compare_at = 0.0, now
+            session.compare_pause, session.compare_at, session.compared_at = 0.0, now, now
             return []
         in_doubt = session.inbox.lost > session.lost
         if not in_doubt and (now < session.compare_at or session.has_compared((own, theirs), now)):
+            return []
+        is_restless = now < self.wrote_at + self._timing.settle_time
+        if not in_doubt and is_restless and now < session.compared_at + self._timing.longest_compare_pause:
             return []
         self.comparisons += 1
         self._comparison = _Comparison(session, self._replica, now, self._timing)
@@ -164,6 +172,7 @@ class Reconciler:
     def stop(self) -> None:
         """There is nothing to compare any more."""
         self._comparison = None
+        self._listings.clear()
 
     # -- answering
 
@@ -175,17 +184,28 @@ class Reconciler:
             case AskDigest():
                 return [TellDigest(self._replica.buckets.hashes)]
             case AskBucket(bucket, page, after, in_sweeps):
-                behind = [
-                    version
-                    for version in self._replica.buckets.versions(bucket)
-                    if (version.is_sweep, version.key) > (in_sweeps, after)
-                ]
-                versions = nsmallest(_PAGE, behind, key=lambda version: (version.is_sweep, version.key))
-                fit = versions_that_fit(versions)
-                return [TellBucket(bucket, page, fit < len(versions), tuple(versions[:fit]))]
+                versions = self._listing(self._replica.buckets, bucket, anew=page == 0)
+                start = bisect_right(versions, (in_sweeps, after), key=_order)
+                part = versions[start : start + _PAGE]
+                fit = versions_that_fit(part)
+                return [TellBucket(bucket, page, fit < len(part), tuple(part[:fit]))]
             case Fetch(keys, sweeps):
                 names = [*((key, False) for key in keys), *((key, True) for key in sweeps)]
                 return self._writes(self._replica, names, now)
+
+    def _listing(self, buckets: Buckets, bucket: int, *, anew: bool) -> list[Version]:
+        """What is in the bucket, in order.
+
+        Made anew with the first page if anything has changed; the other pages are of the same list, since what is written
+        meanwhile comes by itself.
+        """
+        known, versions = self._listings.pop(bucket, (None, []))
+        if known is None or (anew and known != buckets.hash_of(bucket)):
+            known, versions = buckets.hash_of(bucket), sorted(buckets.versions(bucket), key=_order)
+        self._listings[bucket] = known, versions
+        if len(self._listings) > _ASKS:
+            self._listings.popitem(last=False)
+        return versions
 
     def _writes(self, replica: Replica, names: Iterable[tuple[str, bool]], now: float) -> list[Ops | Fragment]:
         waiting: Waiting = OrderedDict()
@@ -213,6 +233,7 @@ class Reconciler:
         session = comparison.partner
         if comparison.is_complete and not comparison.has_holes:
             session.lost = max(session.lost, comparison.lost)
+            session.compared_at = now
             if not comparison.found:
                 session.compared = comparison.roots
                 session.compared_until = now + self._timing.compared_ttl
@@ -350,6 +371,10 @@ class _Comparison:
             self.found += len(batch)
             requests.extend(_fetches(batch))
         return requests
+
+
+def _order(version: Version) -> tuple[bool, str]:
+    return version.is_sweep, version.key
 
 
 def _differing(own: bytes, theirs: bytes) -> list[int]:

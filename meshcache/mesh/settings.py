@@ -81,7 +81,10 @@ class Timing:
     """The shortest pause between two comparisons with one peer.  A heartbeat: sooner nothing new is known."""
 
     longest_compare_pause: float = 8.0
-    """Comparisons that find nothing, because writes are on their way all the time, become rarer up to this."""
+    """Comparisons that find nothing become rarer up to this; and so rare are they while writes are on their way all the time."""
+
+    settle_time: float = 0.1
+    """So long after a write it may still be on its way.  Some repairs, and below the last of ``tail_pauses``."""
 
     compared_ttl: float = 60.0
     """Two that differ in what one of them does not want, for example because it is full, are compared again after this."""

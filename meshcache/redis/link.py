@@ -13,12 +13,11 @@ A :class:`Link` promises:
 - The caller's own cancellation passes through untouched.
 - Nothing is retried beyond that, and nothing is logged.
 
-redis-py is imported by the two implementations only.
+redis-py is imported by the two implementations only; which of them is used is decided in ``connect``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 import socket
 import ssl
@@ -26,7 +25,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from ..errors import RedisCommandError, Unavailable
-from .url import parse_url
 
 __all__ = [
     "CONNECTIONS",
@@ -35,7 +33,6 @@ __all__ = [
     "Link",
     "may_try_again",
     "no_answer",
-    "open_link",
     "outage",
     "pipelines",
     "refusal",
@@ -79,34 +76,6 @@ class Link(Protocol):
     async def aclose(self) -> None:
         """Give up the connections.  Later calls raise ``Unavailable``."""
         ...
-
-
-def open_link(url: str, *, timeout: float, connections: int = CONNECTIONS) -> Link:
-    """A link for the event loop that runs now; nothing is sent yet.
-
-    Args:
-        url: as :func:`~meshcache.redis.url.check_url` takes it.
-        timeout: the longest that a call waits, in seconds.
-        connections: how many connections it opens at most; further calls wait for a free one.
-
-    Raises:
-        ConfigError: the URL is wrong.
-    """
-    endpoint = parse_url(url)
-    if _in_asyncio_task():
-        from .asyncio_link import AsyncioLink
-
-        return AsyncioLink(endpoint, timeout=timeout, connections=connections)
-    from .thread_link import ThreadLink
-
-    return ThreadLink(endpoint, timeout=timeout, connections=connections)
-
-
-def _in_asyncio_task() -> bool:
-    try:
-        return asyncio.current_task() is not None  # None: another event loop is a guest of asyncio's
-    except RuntimeError:
-        return False
 
 
 # -- pipelines

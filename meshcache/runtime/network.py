@@ -1,6 +1,9 @@
 """The shell around the mesh protocol: one socket, one timer, and the sources of addresses.
 
 It moves datagrams and events, and decides nothing.  What has to be done after anything happened is in one method, ``_pump``.
+
+Three tasks call the node: one when datagrams come, one when there is something to send, one when its timer rings.  A write
+goes the short way: it neither waits for a timer nor sets one anew, unless the node wants to be woken sooner than it will be.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ __all__ = ["Network"]
 logger = logging.getLogger("meshcache")
 
 _DISCOVERY_PAUSE = 10.0
+_ALONE = 0.001
+"""A write that comes so long after the one before, in seconds, does not wait for others to share a datagram with."""
 
 
 class Network:
@@ -52,24 +57,32 @@ class Network:
         self._announcement = announcement
         self._now = now
         self._on_event = on_event
-        self._woken = anyio.Event()
+        self._to_send = anyio.Event()
+        self._sooner = anyio.Event()
+        self._rings_at = inf
+        self._alone_from = -inf
 
     def publish(self, op: Op) -> None:
-        """Tell all peers of a write; those of one turn of the event loop share datagrams."""
-        self.node.publish(op, self._now())
-        self._woken.set()
+        """Tell all peers of a write: at once if it comes alone; those of one turn of the event loop share datagrams."""
+        now = self._now()
+        self.node.publish(op, now)
+        if now >= self._alone_from:
+            self._alone_from = now + _ALONE
+            self._send()
+        self._to_send.set()
 
     def announce(self, mode: Mode) -> None:
         """Tell all peers of a new mode, now."""
         self.node.set_mode(mode, self._now())
         self._send()
-        self._woken.set()
+        self._rearm()
 
     async def run(self) -> None:
         """Until cancelled; says goodbye to the peers then, before the sources do, which may take a moment."""
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._receive)
+                tasks.start_soon(self._publish)
                 for source in self._sources:
                     tasks.start_soon(self._discover, source)
                 try:
@@ -87,30 +100,44 @@ class Network:
             for data, sender in datagrams:
                 self.node.receive_datagram(data, sender, now)
             self._pump()
-            self._woken.set()  # the next deadline may have moved
             await anyio.lowlevel.checkpoint()
+
+    async def _publish(self) -> None:
+        while True:
+            await self._to_send.wait()
+            self._to_send = anyio.Event()
+            self._pump()
 
     async def _drive(self) -> None:
         while True:
             deadline = self.node.next_timer()
+            self._rings_at = inf if deadline is None else deadline
             # Passed on as a distance: the event loop's clock is not ours.
-            with anyio.move_on_after(inf if deadline is None else max(0.0, deadline - self._now())):
-                await self._woken.wait()
-            self._woken = anyio.Event()
+            with anyio.move_on_after(max(0.0, self._rings_at - self._now())):
+                await self._sooner.wait()
+            self._sooner = anyio.Event()
+            self._rings_at = -inf  # it rings now
             self.node.handle_timer(self._now())
             self._pump()
 
     def _pump(self) -> None:
-        self._send()
         while (event := self.node.next_event()) is not None:
             self._on_event(event)
+        self._send()
+        self._rearm()
+
+    def _rearm(self) -> None:
+        """Let the timer ring sooner if it has to.  One that rings too soon costs less than setting it again each time."""
+        deadline = self.node.next_timer()
+        if deadline is not None and deadline < self._rings_at:
+            self._sooner.set()
 
     def _send(self) -> None:
         self._socket.send(self.node.datagrams_to_send(self._now()))
 
     def _found(self, host: str, port: int) -> None:
         self.node.add_candidate((host, port), self._now())
-        self._woken.set()
+        self._pump()
 
     async def _discover(self, source: Discovery) -> None:
         warned = False

@@ -17,11 +17,11 @@ from ..errors import RedisCommandError, Unavailable
 from ..events import Event, Mode, ModeChanged, Peer, PeerJoined, PeerLeft, PeerModeChanged
 from ..journal import Journal
 from ..memory import MemoryTier
-from ..mesh.node import ForeignKey, MeshEvent, Node, OpsReceived
+from ..mesh.node import ForeignKey, MeshEvent, Node, OpsLost, OpsReceived
 from ..mesh.seal import MeshKey
 from ..modes import ModeMachine
 from ..options import Options
-from ..redis.link import open_link
+from ..redis.connect import open_link
 from ..redis.names import Names
 from ..redis.probe import Server, agree_on_mesh_key
 from ..redis.tier import RedisTier
@@ -117,6 +117,10 @@ class Runtime:
             for close in self._closers:
                 await close()
         self._feed.close()
+
+    def abandon(self) -> None:
+        """This is a forked child: its parent goes on with this node id, its counter, and its connections."""
+        self._socket.abandon()
 
     async def _main(self) -> None:
         async with anyio.create_task_group() as tasks:
@@ -271,7 +275,12 @@ class Runtime:
             self._use_mesh_key(await to_thread.run_sync(MeshKey.from_secret, secret, self._options.namespace))
         await self._mesh_ready.wait()
         node = Node(
-            node_id=self.node_id, keys=self._keys, random=secrets.SystemRandom(), now=self._now(), mode=self.mode
+            node_id=self.node_id,
+            keys=self._keys,
+            random=secrets.SystemRandom(),
+            now=self._now(),
+            mode=self.mode,
+            replica=self.memory,
         )
         announcement = Announcement(
             self.node_id,
@@ -288,6 +297,14 @@ class Runtime:
             case OpsReceived():
                 self.memory.apply(event.ops)
                 self._became_dirty()
+                if self.memory.refused_stamps:
+                    self._warn_once(
+                        "skew",
+                        f"writes of peer {event.node_id:016x} are refused: its clock is more than "
+                        f"{self._options.max_skew:g} s ahead of this host's; set both by NTP",
+                    )
+            case OpsLost() if self.mode is not Mode.REDIS:
+                self.memory.forget_values()
             case ForeignKey():
                 self._stranger = event
                 self._key_doubted.set()

@@ -1,19 +1,15 @@
 """What an outage of Redis costs, measured: ``python -m tests.benchmarks.outage``.
 
 Real servers, real sockets, loopback.  Prints a table (``--json``: one document) and asserts nothing: machines are noisy.
-Progress goes to standard error.
+Progress goes to standard error.  Times in the table are in ms.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import math
 import statistics
-import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
 from time import perf_counter
 
 import anyio
@@ -21,20 +17,11 @@ import anyio
 from meshcache import MeshCache, Mode
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
+from tests.benchmarks.figures import Figure, percentiles, say, show
 from tests.io.cache.instances import lone_cache, mesh
 from tests.support import eventually, free_port
 
 OP_TIMEOUT = 0.25
-
-
-@dataclass
-class Figure:
-    """One line of the table; times in ms."""
-
-    what: str
-    measured: str
-    goal: str
-    held: bool
 
 
 async def main(rounds: int, back_rounds: int) -> list[Figure]:
@@ -179,16 +166,6 @@ async def reads(cache: MeshCache, value: object) -> bool:
     return bool(await cache.get("key") == value)
 
 
-def percentiles(times: list[float]) -> str:
-    ordered = sorted(times)
-    p99 = ordered[min(len(ordered) - 1, math.ceil(len(ordered) * 0.99) - 1)]
-    return f"p50 {statistics.median(times):.2f}, p99 {p99:.2f} of {len(times)}"
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
@@ -197,11 +174,4 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     result = anyio.run(main, arguments.rounds, arguments.back_rounds)
-    if arguments.json:
-        print(json.dumps([asdict(figure) for figure in result], indent=2, ensure_ascii=False))
-    else:
-        widths = [max(len(getattr(figure, column)) for figure in result) for column in ("what", "measured", "goal")]
-        for figure in result:
-            cells = (figure.what, figure.measured, figure.goal)
-            mark = "held" if figure.held else "MISSED"
-            print("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)), mark)
+    show(result, as_json=arguments.json)

@@ -9,7 +9,7 @@ import pytest
 from meshcache.testing.simulator import run_schedule
 
 SCHEDULES = int(os.environ.get("MESHCACHE_SCHEDULES", "40"))
-"""How many are run; CI runs 500."""
+"""How many are run; CI runs 500 beside the tests."""
 
 
 @pytest.mark.parametrize("seed", range(SCHEDULES))
@@ -19,8 +19,9 @@ def test_schedule(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_at_30_percent_loss_everyone_agrees_within_seconds(seed: int) -> None:
+    """All trouble ends at one moment: partitions, pauses and restarts are made good for together, with delays of up to 0.1 s."""
     report = run_schedule(seed, loss=0.3, seconds=10.0, small_store=False)
-    assert report.agreed_after < 5.0, f"seed {seed}"
+    assert report.agreed_after < 8.0, f"seed {seed}"
 
 
 def test_the_same_seed_gives_the_same_schedule() -> None:
@@ -28,8 +29,8 @@ def test_the_same_seed_gives_the_same_schedule() -> None:
 
 
 def test_a_failure_says_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from meshcache.testing.replica import MapReplica
+    from meshcache.memory import MemoryTier
 
-    monkeypatch.setattr(MapReplica, "wants", lambda *_, **__: False)  # nobody takes anything in
+    monkeypatch.setattr(MemoryTier, "wants", lambda *_, **__: False)  # nobody takes anything in
     with pytest.raises(AssertionError, match="seed 1: "):
         run_schedule(1, small_store=False)

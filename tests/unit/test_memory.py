@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshcache.buckets import Version
 from meshcache.journal import Journal
 from meshcache.memory import MemoryTier
 from meshcache.stamp import HybridClock, Kind, Op, Stamp, make_stamp
@@ -394,3 +395,64 @@ def test_instances_that_hear_the_same_writes_in_any_order_agree(data: st.DataObj
         instance.hear(*data.draw(st.permutations(ops)))
         states.append(run(instance.tier.get_many(["a", "b"])))
     assert states[0] == states[1] == states[2]
+
+
+# -- what is compared with peers
+
+
+def test_two_that_heard_the_same_sum_up_the_same(instance: Instance, tier: MemoryTier) -> None:
+    run(tier.set("kept", b"1", None))
+    run(tier.set("short", b"1", 1_000))
+    run(tier.delete(["deleted"]))
+    run(tier.delete_match("swept:*"))
+    other = Store(100, 10**6, 3600.0)
+    for op in reversed(instance.published):
+        other.apply(op, instance.now)
+    assert other.buckets.root == tier.buckets.root != bytes(8)
+    instance.now += 5
+    assert run(tier.get("short")) is None
+    while tier.store.expire(instance.now, 10):
+        pass
+    assert other.buckets.root == tier.buckets.root, "expiry alone makes no difference to talk about"
+
+
+def test_what_is_wanted_is_what_would_be_taken(instance: Instance, tier: MemoryTier) -> None:
+    run(tier.set("key", b"1", None))
+    run(tier.delete_match("swept:*"))
+    own = {op.key: op.stamp for op in instance.published}
+    newer, older = peer_stamp(1_000), peer_stamp(-1_000)
+    far = make_stamp(NOW_MS + 10**9, 0, PEER)
+    assert tier.wants(Version("key", newer), instance.now)
+    assert tier.wants(Version("unknown", older), instance.now)
+    assert tier.wants(Version("other:*", older, is_sweep=True), instance.now)
+    assert not tier.wants(Version("key", own["key"]), instance.now)
+    assert not tier.wants(Version("swept:1", older), instance.now)
+    assert not tier.wants(Version("swept:*", own["swept:*"], is_sweep=True), instance.now)
+    assert not tier.wants(Version("key", far), instance.now)
+
+
+def test_what_a_peer_is_told(instance: Instance, tier: MemoryTier) -> None:
+    run(tier.set("set", b"1", 60_000))
+    run(tier.delete(["deleted"]))
+    run(tier.delete_match("swept:*"))
+    told = {
+        name: tier.op(name, is_sweep, instance.now)
+        for name, is_sweep in [("set", False), ("deleted", False), ("swept:*", True)]
+    }
+    assert {name: (op.kind, op.value) for name, op in told.items() if op is not None} == {
+        "set": (Kind.SET, b"1"),
+        "deleted": (Kind.DELETE, b""),
+        "swept:*": (Kind.SWEEP, b""),
+    }
+    assert tier.op("nothing", False, instance.now) is None
+    assert tier.op("nothing", True, instance.now) is None
+
+
+def test_values_in_doubt_are_forgotten_and_deletes_are_not(instance: Instance, tier: MemoryTier) -> None:
+    run(tier.set("value", b"1", None))
+    run(tier.delete(["deleted"]))
+    tier.forget_values()
+    assert run(tier.get("value")) is None
+    assert tier.op("deleted", False, instance.now) is not None
+    assert tier.op("value", False, instance.now) is None
+    assert [(op.kind, op.key) for op in tier.dirty(10)] == [(Kind.INVALIDATE, "value"), (Kind.DELETE, "deleted")]

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from meshcache.buckets import Buckets, Version
 from meshcache.stamp import Kind, Op, Stamp, make_stamp
 from meshcache.store import ENTRY_OVERHEAD_BYTES, MAX_SWEEPS, Entry, Store, add_sweep
 
@@ -334,6 +335,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         self.model: OrderedDict[str, Known] = OrderedDict()
         self.sweeps: dict[str, Stamp] = {}
         self.sweeps_end = -inf
+        self.newest_evicted = b""
         self.hits = self.misses = self.evictions = 0
 
     def look(self, key: str) -> Entry | None:
@@ -355,16 +357,22 @@ class StoreAgainstModel(RuleBasedStateMachine):
         known = self.model.get(key)
         newer = known is None or (op.stamp, op.kind) > (known.stamp, known.kind)
         swept = any(op.stamp < swept and PATTERNS[pattern](key) for pattern, swept in self.sweeps.items())
+        doubtful = known is None and op.stamp < self.newest_evicted
+        taken = newer and not swept and not doubtful
         sizes = {other: entry.size for other in self.model if (entry := self.look(other)) is not None}
 
-        assert self.store.apply(op, self.now) == (newer and not swept)
+        if kind is Kind.SET:
+            assert not self.store.wants(Version(key, op.stamp)) or taken
+        assert self.store.apply(op, self.now) == taken
 
-        if newer and not swept:
+        if taken:
+            assert not self.store.wants(Version(key, op.stamp))
             fits = ENTRY_OVERHEAD_BYTES + len(key) + len(op.value) <= MAX_BYTES
             lives = kind is Kind.SET and ttl > 0 and fits
-            self.model[key] = Known(
-                op.stamp, kind, op.value if lives else None, op.expires_at, op.expires_at if lives else self.now
-            )
+            dead_at = op.expires_at if lives else self.now
+            if kind is not Kind.SET:  # remembered as long as it is told to be
+                dead_at = max(self.now, min(self.now + TOMBSTONE_TTL, op.expires_at)) - TOMBSTONE_TTL
+            self.model[key] = Known(op.stamp, kind, op.value if lives else None, op.expires_at, dead_at)
             self.model.move_to_end(key)
             self.settle_evictions(sizes)
 
@@ -375,14 +383,17 @@ class StoreAgainstModel(RuleBasedStateMachine):
             full = len(self.store) + 1 > MAX_ENTRIES or self.store.bytes + sizes[evicted[-1]] > MAX_BYTES
             assert full, "more were evicted than had to be"
         for key in evicted:
-            del self.model[key]
+            self.newest_evicted = max(self.newest_evicted, self.model.pop(key).stamp)
         self.evictions += len(evicted)
 
     @rule(pattern=st.sampled_from(list(PATTERNS)), number=st.integers(0, 200))
     def sweep(self, pattern: str, number: int) -> None:
-        newer = stamp(number) > self.sweeps.get(pattern, b"")
+        newer = stamp(number) > max(self.sweeps.get(pattern, b""), self.sweeps.get("*", b""))
+        assert self.store.wants(Version(pattern, stamp(number), is_sweep=True)) == newer
         assert self.store.apply(sweep(number, pattern), self.now) == newer
         if newer:
+            if pattern == "*":
+                self.sweeps = {other: swept for other, swept in self.sweeps.items() if swept > stamp(number)}
             self.sweeps[pattern] = stamp(number)
             self.sweeps_end = self.now + TOMBSTONE_TTL
             for key, known in list(self.model.items()):
@@ -450,6 +461,51 @@ class StoreAgainstModel(RuleBasedStateMachine):
         self.store.clear()
         self.model.clear()
         self.sweeps.clear()
+        self.newest_evicted = b""
+
+    @rule()
+    def forget_values(self) -> None:
+        values = [key for key in self.model if (entry := self.look(key)) is not None and entry.value is not None]
+        self.store.forget_values()
+        for key in values:
+            del self.model[key]
+
+    @rule(kept=st.sets(st.sampled_from(KEYS)))
+    def keep_only(self, kept: set[str]) -> None:
+        order = [key for key in self.model if key in kept]
+        self.store.keep_only(order)
+        self.model = OrderedDict((key, self.model[key]) for key in order)
+        self.sweeps.clear()
+        self.newest_evicted = b""
+
+    @rule(key=st.sampled_from(KEYS))
+    def what_a_peer_is_told_makes_the_same_entry(self, key: str) -> None:
+        known = self.model.get(key)
+        op = self.store.op(key, self.now)
+        if known is None:
+            assert op is None
+            return
+        if op is None:
+            assert known.dead_at + TOMBSTONE_TTL <= self.now, "kept for itself"
+            return
+        assert op.stamp == known.stamp
+        assert (op.kind is Kind.SET) == known.readable(self.now)
+        other = Store(MAX_ENTRIES, MAX_BYTES, TOMBSTONE_TTL)
+        other.apply(op, self.now)
+        assert other.get(key, self.now) == (known.value if known.readable(self.now) else None)
+        told = other.op(key, self.now)
+        assert told is not None
+        assert told.expires_at <= op.expires_at + 1, "what is handed on must not live longer each time"
+
+    @invariant()
+    def sums_up_what_it_knows(self) -> None:
+        expected = Buckets()
+        for key, known in self.model.items():
+            expected.put(key, known.stamp)
+        for pattern, swept in self.sweeps.items():
+            expected.put(pattern, swept, is_sweep=True)
+        assert self.store.buckets.hashes == expected.hashes
+        assert self.store.buckets.root == expected.root
 
     @invariant()
     def agrees_with_the_model(self) -> None:

@@ -22,7 +22,7 @@ from typing import IO, Any, Literal
 
 from .board import InstanceView, Unmet
 
-__all__ = ["Answer", "Fleet", "Instance", "Pending", "loopback_multicast_works"]
+__all__ = ["Answer", "Fleet", "Instance", "Pending", "loopback_multicast_works", "worker_command"]
 
 LOOPBACK = "127.0.0.1"
 SIZE = 4
@@ -30,9 +30,17 @@ Answer = Mapping[str, Any]
 
 _LOG_LINES = 8
 _ANSWER_SECONDS = 15.0
+_EPITAPH_SECONDS = 0.1
 _END_SECONDS = 3.0
-# The worker has this process' own module path, wherever its meshcache comes from; -P keeps the current directory out of it.
-_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from meshcache.cli.demo.worker import main; main()"
+
+
+def worker_command(module: str = "meshcache.cli.demo.worker") -> list[str]:
+    """The command that runs the ``main`` of a worker's module.
+
+    It has this process' own module path, wherever its meshcache comes from; -P keeps the current directory out of it.
+    """
+    program = f"import sys; sys.path[:] = sys.argv[1:]; from {module} import main; main()"
+    return [sys.executable, "-P", "-c", program, *sys.path]
 
 
 class Pending:
@@ -42,16 +50,16 @@ class Pending:
         self._what = what
         self._future = future
 
-    def result(self) -> Answer:
-        """Wait for it.
+    def result(self, timeout: float = _ANSWER_SECONDS) -> Answer:
+        """Wait for it, ``timeout`` seconds at most.
 
         Raises:
-            Unmet: there is none within 15 s, or an error.
+            Unmet: there is none in time, or an error.
         """
         try:
-            return self._future.result(_ANSWER_SECONDS)
+            return self._future.result(timeout)
         except FutureTimeout:
-            raise Unmet(f"an answer of {self._what}", f"none within {_ANSWER_SECONDS:g} s") from None
+            raise Unmet(f"an answer of {self._what}", f"none within {timeout:g} s") from None
 
 
 class Instance:
@@ -60,9 +68,12 @@ class Instance:
     Args:
         number: 1 for the first.
         changed: told of every change, from a thread.
+        command: what to start; None for :func:`worker_command`.
     """
 
-    def __init__(self, number: int, changed: Callable[[InstanceView], None]) -> None:
+    def __init__(
+        self, number: int, changed: Callable[[InstanceView], None], command: Sequence[str] | None = None
+    ) -> None:
         self.number = number
         self.log: deque[str] = deque(maxlen=_LOG_LINES)
         self._changed = changed
@@ -70,8 +81,8 @@ class Instance:
         self._pending: dict[int, tuple[str, Future[Answer]]] = {}
         self._lock = threading.Lock()
         self._last_id = 0
-        self._process = subprocess.Popen(  # noqa: S603 - this very Python
-            [sys.executable, "-P", "-c", _PROGRAM, *sys.path],
+        self._process = subprocess.Popen(  # noqa: S603 - this very Python, or what our own caller names
+            command or worker_command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -94,6 +105,15 @@ class Instance:
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
+
+    @property
+    def epitaph(self) -> list[str]:
+        """A line for the log if its process has ended, with the exit status."""
+        try:
+            status = self._process.wait(_EPITAPH_SECONDS)  # its pipes may close a moment before it can be waited for
+        except subprocess.TimeoutExpired:
+            return []
+        return [f"its process has ended, with status {status}"]
 
     def ask(self, do: str, **arguments: Any) -> Pending:
         """Ask for something; :mod:`worker` has what there is."""
@@ -203,8 +223,9 @@ class Fleet:
         return [instance.ask(do, **arguments) for instance in self.instances]
 
     def logs(self) -> dict[int, Sequence[str]]:
-        """The last log lines of each instance."""
-        return {instance.number: list(instance.log) for instance in self.instances if instance.log}
+        """The last log lines of each instance, and which of them have no process any more."""
+        lines = {instance.number: [*instance.log, *instance.epitaph] for instance in self.instances}
+        return {number: log for number, log in lines.items() if log}
 
     def close(self) -> dict[int, int]:
         """End every process; the exit status of each instance by its number.  May be called twice."""

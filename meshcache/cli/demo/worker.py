@@ -24,7 +24,7 @@ from anyio.abc import TaskGroup
 import meshcache.runtime.runtime  # noqa: F401 - now, so that the time to open a cache has no imports in it
 from meshcache import MeshCache
 
-__all__ = ["main"]
+__all__ = ["Worker", "main", "serve"]
 
 _LOOK_EVERY = 0.0005  # between two looks of a watch: adds that much to what it measures, at most
 _STATUS_EVERY = 0.05
@@ -34,18 +34,23 @@ _LOAD_KEYS = 20
 
 def main() -> None:
     """Run until standard input ends."""
+    serve(Worker)
+
+
+def serve(worker_class: Callable[[TaskGroup], Worker]) -> None:
+    """Do what standard input asks of such a worker, until it ends."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     answers = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not garble the answers
-    anyio.run(_serve, answers)
+    anyio.run(_serve, worker_class, answers)
 
 
-async def _serve(answers: int) -> None:
+async def _serve(worker_class: Callable[[TaskGroup], Worker], answers: int) -> None:
     def send(message: Mapping[str, Any]) -> None:
         os.write(answers, json.dumps(message).encode() + b"\n")  # short of a pipe's buffer: read at once by the parent
 
     async with anyio.create_task_group() as tasks:
-        worker = _Worker(tasks)
+        worker = worker_class(tasks)
         tasks.start_soon(_tell_status, worker, send)
         try:
             async for line in _lines(sys.stdin.fileno()):
@@ -68,7 +73,7 @@ async def _lines(source: int) -> AsyncIterator[bytes]:
             yield line
 
 
-async def _handle(worker: _Worker, request: Mapping[str, Any], send: Callable[[Mapping[str, Any]], None]) -> None:
+async def _handle(worker: Worker, request: Mapping[str, Any], send: Callable[[Mapping[str, Any]], None]) -> None:
     try:
         do: Callable[..., Awaitable[Mapping[str, Any]]] = getattr(worker, request["do"])
         send({"id": request["id"], "answer": await do(**request["with"])})
@@ -77,7 +82,7 @@ async def _handle(worker: _Worker, request: Mapping[str, Any], send: Callable[[M
         send({"id": request["id"], "error": f"{type(error).__name__}: {error}"})
 
 
-async def _tell_status(worker: _Worker, send: Callable[[Mapping[str, Any]], None]) -> None:
+async def _tell_status(worker: Worker, send: Callable[[Mapping[str, Any]], None]) -> None:
     told: Mapping[str, Any] = {}
     while True:
         status = worker.status()
@@ -87,21 +92,27 @@ async def _tell_status(worker: _Worker, send: Callable[[Mapping[str, Any]], None
         await anyio.sleep(_STATUS_EVERY)
 
 
-class _Worker:
-    """The public methods are what may be asked for; each answers with what JSON takes."""
+class Worker:
+    """The public methods are what may be asked for; each answers with what JSON takes.
+
+    Attributes:
+        tasks: for what goes on after the answer.
+    """
 
     def __init__(self, tasks: TaskGroup) -> None:
-        self._tasks = tasks
+        self.tasks = tasks
         self._opened: MeshCache | None = None
         self._load = _Load("")
 
     @property
-    def _cache(self) -> MeshCache:
+    def cache(self) -> MeshCache:
+        """The cache, once it is open."""
         if self._opened is None:
             raise RuntimeError("open comes first")
         return self._opened
 
     def status(self) -> Mapping[str, Any]:
+        """What is told unasked."""
         if self._opened is None:
             return {}
         stats = self._opened.stats()
@@ -111,7 +122,7 @@ class _Worker:
         """The program runs, and has imported what it needs."""
         return {}
 
-    async def open(self, url: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def open(self, url: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Enter the cache; how long that took."""
         cache = MeshCache(url, **options)
         began = time.monotonic()
@@ -128,11 +139,11 @@ class _Worker:
 
     async def stats(self) -> Mapping[str, Any]:
         """The cache's own numbers.  Also a way to know that every request before it has begun."""
-        return self._cache.stats()
+        return self.cache.stats()
 
     async def reach(self, mode: str, peers: int, timeout: float) -> Mapping[str, Any]:
         """Wait for a mode and a number of peers: when it was so, or None."""
-        cache = self._cache
+        cache = self.cache
 
         async def reached() -> bool:
             return cache.mode == mode and len(cache.peers) == peers
@@ -145,7 +156,7 @@ class _Worker:
         called, took = {}, {}
         for key, value in values.items():
             called[key] = time.monotonic()
-            await self._cache.set(key, value, ttl=ttl)
+            await self.cache.set(key, value, ttl=ttl)
             took[key] = time.monotonic() - called[key]
             await anyio.sleep(pause)
         return {"called": called, "took": took}
@@ -155,7 +166,7 @@ class _Worker:
         called = {}
         for key in keys:
             called[key] = time.monotonic()
-            await self._cache.delete(key)
+            await self.cache.delete(key)
             await anyio.sleep(pause)
         return {"called": called}
 
@@ -164,7 +175,7 @@ class _Worker:
         values, took = {}, {}
         for key in keys:
             began = time.monotonic()
-            values[key] = await self._cache.get(key)
+            values[key] = await self.cache.get(key)
             took[key] = time.monotonic() - began
         return {"values": values, "took": took}
 
@@ -174,7 +185,7 @@ class _Worker:
 
         async def all_seen() -> bool:
             for key in list(waiting):
-                last[key] = await self._cache.get(key)
+                last[key] = await self.cache.get(key)
                 if last[key] == waiting[key]:
                     seen[key] = time.monotonic()
                     del waiting[key]
@@ -186,7 +197,7 @@ class _Worker:
     async def start_load(self, prefix: str) -> Mapping[str, Any]:
         """Set a key and get it back, every 2 ms, until told to stop."""
         self._load = _Load(prefix)
-        self._tasks.start_soon(self._load.run, self._cache)
+        self.tasks.start_soon(self._load.run, self.cache)
         return {}
 
     async def stop_load(self) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
+import time
 from collections.abc import Sequence
 
 import anyio
@@ -167,6 +168,31 @@ async def test_a_wrong_secret_stays_out_and_one_warning_says_so(caplog: pytest.L
     assert "wrong secret" not in caplog.text
 
 
+async def test_a_clock_far_ahead_is_not_believed_and_one_warning_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.WARNING, "meshcache")
+    ports = [free_port(socket.SOCK_DGRAM) for _ in range(2)]
+    options = {"secret": SECRET, "discovery": [f"127.0.0.1:{port}" for port in ports]}
+    async with lone_cache(None, port=ports[0], **options) as right:
+        with monkeypatch.context() as patch:
+            patch.setattr("meshcache.runtime.runtime._wall_ms", lambda: time.time_ns() // 1_000_000 + 3_600_000)
+            wrong = lone_cache(None, port=ports[1], **options)
+            await wrong.__aenter__()
+        try:
+            await wrong.wait_for_peers(1)
+            await right.wait_for_peers(1)
+            for i in range(10):
+                await wrong.set("key", i)
+            await eventually(lambda: right.stats()["stamps_refused"] >= 1)
+            assert await right.get("key") is None
+            await right.set("key", "right")
+            assert await right.get("key") == "right"
+        finally:
+            await wrong.aclose()
+    assert caplog.text.count("ahead of this host") == 1
+
+
 async def test_without_a_secret_the_key_is_kept_in_redis(redis_server: RedisServer) -> None:
     async with mesh(redis_server.url, redis_server.url, secret=None) as (one, two):
         assert await one.keys() == []
@@ -237,6 +263,46 @@ async def test_an_instance_that_starts_in_the_outage_takes_part(redis_server: Re
                 assert isinstance(await anext(events), PeerJoined)
             await late.set("key", 1)
             await seen([one], "key", 1)
+
+
+async def test_a_late_joiner_learns_what_was_written_before(redis_server: RedisServer) -> None:
+    """Values, what was deleted, and what was swept; with what remains of their time to live."""
+    ports = [free_port(socket.SOCK_DGRAM) for _ in range(2)]
+    options = {"secret": SECRET, "discovery": [f"127.0.0.1:{port}" for port in ports]}
+    redis_server.client().mset({"test:deleted": "old", "test:swept:1": "old"})
+    async with lone_cache(redis_server.url, port=ports[0], **options) as one:
+        redis_server.kill()
+        await one.set_many({f"key:{i}": i for i in range(300)}, ttl=60)
+        await one.delete("deleted")
+        await one.delete_match("swept:*")
+        async with lone_cache(redis_server.url, port=ports[1], **options) as late:
+            await seen([late], "key:299", 299)
+
+            async def complete() -> bool:
+                return len(await late.keys("key:*")) == 300
+
+            await eventually(complete)
+            assert 1 <= await late.ttl("key:0") <= 60
+            assert late.stats()["dirty"] == one.stats()["dirty"]
+            await late.set("key:0", "newer")
+            await seen([one], "key:0", "newer")
+
+
+async def test_large_values_travel_in_pieces() -> None:
+    async with mesh(None, None) as (one, two):
+        await one.set("large", secrets.token_bytes(300_000))
+        await seen([two], "large", await one.get("large"))
+        await one.set("large", "small again")
+        await seen([two], "large", "small again")
+
+
+async def test_a_value_too_large_to_send_is_a_miss_at_the_peers() -> None:
+    async with mesh(None, None) as (one, two):
+        await one.set("key", "small")
+        await seen([two], "key", "small")
+        await one.set("key", bytes(2**21))
+        await seen([two], "key", None)
+        assert await one.get("key") == bytes(2**21)
 
 
 async def test_a_port_in_use_is_named() -> None:

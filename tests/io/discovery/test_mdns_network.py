@@ -1,29 +1,24 @@
-"""mDNS between hosts: network namespaces on a bridge of their own, apart from every network of this machine."""
+"""mDNS between hosts: network namespaces on a bridge of their own."""
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests import namespaces
+from tests.namespaces import Host, Network
 from tests.support import eventually_sync
 
 pytestmark = pytest.mark.netns
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
 
 
 class Program:
@@ -68,27 +63,16 @@ class Program:
             self.errors += line
 
 
-class Host:
-    """A network namespace with loopback and a card, ``eth0``, that has no address yet."""
+class Instances(Host):
+    """A host on which instances run."""
 
-    def __init__(self, name: str, stack: ExitStack) -> None:
-        self.name = name
-        self._stack = stack
-
-    def ip(self, *words: str) -> None:
-        ip("-n", self.name, *words)
-
-    def address(self, address: str) -> Host:
-        self.ip("address", "add", address, "dev", "eth0", *(("nodad",) if ":" in address else ()))
-        return self
-
-    def run(self, *command: str) -> Program:
-        program = Program(["ip", "netns", "exec", self.name, sys.executable, *command])
-        self._stack.callback(program.close)
+    def start(self, *command: str) -> Program:
+        program = Program(self.command(sys.executable, *command))
+        self.stack.callback(program.close)
         return program
 
     def instance(self, interfaces: list[str] | None = None, namespace: str = "test", **more: object) -> Program:
-        program = self.run(
+        program = self.start(
             "-m",
             "tests.io.discovery.instance",
             json.dumps({"namespace": namespace, "interfaces": interfaces, **more}),
@@ -97,54 +81,13 @@ class Host:
         return program
 
 
-class Network:
-    """A bridge in a namespace of its own, and hosts that are plugged into it."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._name = f"mc{secrets.token_hex(3)}"
-        self._hosts = 0
-        self._add("hub")
-        self._hub("link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
-        self._hub("link", "set", "br0", "up")
-
-    def host(self, *, card: bool = True) -> Host:
-        self._hosts += 1
-        host = Host(self._add(str(self._hosts)), self._stack)
-        host.ip("link", "set", "lo", "up")
-        if card:
-            self.plug(host)
-        return host
-
-    def plug(self, host: Host) -> None:
-        port = f"p{secrets.token_hex(4)}"
-        self._hub("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.name)
-        self._hub("link", "set", port, "master", "br0", "up")
-        host.ip("link", "set", "eth0", "up")
-
-    def _hub(self, *words: str) -> None:
-        ip("-n", f"{self._name}-hub", *words)
-
-    def _add(self, suffix: str) -> str:
-        name = f"{self._name}-{suffix}"
-        ip("netns", "add", name)
-        self._stack.callback(ip, "netns", "delete", name)
-        return name
-
-
 @pytest.fixture
-def network() -> Iterator[Network]:
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("network namespaces need root and the program ip")
-    with ExitStack() as stack:
-        try:
-            network = Network(stack)
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+def network() -> Iterator[Network[Instances]]:
+    with namespaces.network(Instances) as network:
         yield network
 
 
-def test_hosts_find_and_reach_each_other_with_no_configuration(network: Network) -> None:
+def test_hosts_find_and_reach_each_other_with_no_configuration(network: Network[Instances]) -> None:
     one = network.host().address("10.9.0.1/24").instance()
     two = network.host().address("10.9.0.2/24").instance()
     one.printed("found 10.9.0.2 ")
@@ -154,33 +97,31 @@ def test_hosts_find_and_reach_each_other_with_no_configuration(network: Network)
     assert not [line for line in one.lines if line.startswith("found 127.")]
 
 
-def test_a_network_of_ipv6_alone_works_too(network: Network) -> None:
+def test_a_network_of_ipv6_alone_works_too(network: Network[Instances]) -> None:
     one = network.host().address("fd00:9::1/64").instance()
     two = network.host().address("fd00:9::2/64").instance()
     one.printed("heard fd00:9::2 greetings")
     two.printed("heard fd00:9::1 greetings")
 
 
-def test_hosts_whose_ipv6_is_switched_off_use_ipv4(network: Network) -> None:
+def test_hosts_whose_ipv6_is_switched_off_use_ipv4(network: Network[Instances]) -> None:
     hosts = [network.host(), network.host()]
     for number, host in enumerate(hosts, 1):
-        subprocess.run(
-            ["ip", "netns", "exec", host.name, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"], check=True
-        )
+        host.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
         host.address(f"10.9.0.{number}/24")
     one, two = (host.instance() for host in hosts)
     one.printed("heard 10.9.0.2 greetings")
     two.printed("heard 10.9.0.1 greetings")
 
 
-def test_every_address_of_a_host_is_a_candidate(network: Network) -> None:
+def test_every_address_of_a_host_is_a_candidate(network: Network[Instances]) -> None:
     one = network.host().address("10.9.0.1/24").instance()
     network.host().address("10.9.0.2/24").address("10.10.0.2/24").address("fd00:9::2/64").instance()
     for address in ("10.9.0.2", "10.10.0.2", "fd00:9::2"):
         one.printed(f"found {address} ")
 
 
-def test_an_instance_of_loopback_alone_is_silent_on_the_network(network: Network) -> None:
+def test_an_instance_of_loopback_alone_is_silent_on_the_network(network: Network[Instances]) -> None:
     host = network.host().address("10.9.0.1/24")
     hidden = host.instance(["127.0.0.1"])
     beside = host.instance(["127.0.0.1"])
@@ -194,7 +135,7 @@ def test_an_instance_of_loopback_alone_is_silent_on_the_network(network: Network
     assert not [line for line in hidden.lines if "10.9." in line]
 
 
-def test_a_network_that_comes_after_the_start_is_used(network: Network) -> None:
+def test_a_network_that_comes_after_the_start_is_used(network: Network[Instances]) -> None:
     """A gateway that starts before its network is up."""
     host = network.host(card=False)
     early = host.instance()
@@ -206,7 +147,7 @@ def test_a_network_that_comes_after_the_start_is_used(network: Network) -> None:
     other.printed("heard 10.9.0.1 greetings")
 
 
-def test_a_changed_address_is_told(network: Network) -> None:
+def test_a_changed_address_is_told(network: Network[Instances]) -> None:
     host = network.host().address("10.9.0.1/24")
     moves = host.instance()
     other = network.host().address("10.9.0.2/24").instance()
@@ -217,7 +158,7 @@ def test_a_changed_address_is_told(network: Network) -> None:
     moves.printed("heard 10.9.0.2 greetings")
 
 
-def test_a_card_that_was_made_anew_is_used_again(network: Network) -> None:
+def test_a_card_that_was_made_anew_is_used_again(network: Network[Instances]) -> None:
     """Same name, same address; but what was joined on the old one is gone."""
     host = network.host().address("10.9.0.1/24")
     keeps = host.instance()
@@ -231,7 +172,7 @@ def test_a_card_that_was_made_anew_is_used_again(network: Network) -> None:
     keeps.printed("found 10.9.0.3 ")
 
 
-def test_no_usable_interface_is_raised_and_is_over_when_it_comes(network: Network) -> None:
+def test_no_usable_interface_is_raised_and_is_over_when_it_comes(network: Network[Instances]) -> None:
     host = network.host()
     waits = host.instance(["127.0.0.1"], mdns=["eth0"])
     waits.printed("failed RuntimeError None")
@@ -241,9 +182,9 @@ def test_no_usable_interface_is_raised_and_is_over_when_it_comes(network: Networ
     other.printed("found 127.0.0.1 ")  # what its socket is bound to
 
 
-def test_a_port_that_another_holds_is_raised_as_errno_98(network: Network) -> None:
+def test_a_port_that_another_holds_is_raised_as_errno_98(network: Network[Instances]) -> None:
     host = network.host().address("10.9.0.1/24")
-    holder = host.run(
+    holder = host.start(
         "-uc",
         "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 5353)); "
         "print('held'); time.sleep(60)",
@@ -252,7 +193,7 @@ def test_a_port_that_another_holds_is_raised_as_errno_98(network: Network) -> No
     host.instance().printed("failed OSError 98")
 
 
-def test_a_killed_instance_says_no_goodbye_and_an_ended_host_disturbs_nobody(network: Network) -> None:
+def test_a_killed_instance_says_no_goodbye_and_an_ended_host_disturbs_nobody(network: Network[Instances]) -> None:
     one = network.host().address("10.9.0.1/24").instance()
     two = network.host().address("10.9.0.2/24").instance()
     one.printed("found 10.9.0.2 ")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from meshcache.redis.link import Link, open_link
+from meshcache.redis.connect import open_link
+from meshcache.redis.link import Link
 from meshcache.redis.names import Names
 from meshcache.testing.server import RedisServer
 

@@ -11,7 +11,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from meshcache.errors import ConfigError, RedisCommandError, Unavailable
-from meshcache.redis.link import Command, may_try_again, no_answer, open_link, outage, pipelines, refusal
+from meshcache.redis.connect import open_link
+from meshcache.redis.link import Command, may_try_again, no_answer, outage, pipelines, refusal
 
 CANNOT_SERVE = """\
 LOADING Redis is loading the dataset in memory
