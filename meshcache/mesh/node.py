@@ -391,6 +391,7 @@ class Node:
         if given_up:
             session.inbox.lost += 1
             self._note_losses(session)
+            self._reconciler.narrow()
         if op is not None:
             self._tell(session, (op,), now)
 

@@ -149,6 +149,11 @@ class Reconciler:
         if self._comparison is not None:
             self._comparison.touch(now)
 
+    def narrow(self) -> None:
+        """Pieces of a value had to be given up for those of others: fetch less at once."""
+        if self._comparison is not None:
+            self._comparison.narrow()
+
     def retry(self, now: float) -> list[Request]:
         """Ask again for what did not come in time."""
         comparison = self._comparison
@@ -319,7 +324,7 @@ class _Comparison:
                 del self._fetching[name]
                 came += 1
         if came:
-            self._window = min(_FETCHED_AT_ONCE, self._window * 2)
+            self._window = min(_FETCHED_AT_ONCE, self._window + came)
             self.touch(now)
         return came
 
@@ -337,13 +342,11 @@ class _Comparison:
             self._fetching.clear()
             self.has_holes = True
             self.touch(now)
-        if now - self._touched_at < self._timeout:
-            return list(self._asks.values())
-        self._narrow()
-        return [*self._asks.values(), *_fetches(self._fetching)]
+        is_silent = now - self._touched_at >= self._timeout
+        return [*self._asks.values(), *(_fetches(self._fetching) if is_silent else ())]
 
-    def _narrow(self) -> None:
-        """Fetch less at once: of many large values at a time each may lose pieces, and there is no room for all of them."""
+    def narrow(self) -> None:
+        """Fetch less at once: there is no room for the pieces of so many large values."""
         self._window = max(1, self._window // 2)
         while len(self._fetching) > self._window:
             name, stamp = self._fetching.popitem()
