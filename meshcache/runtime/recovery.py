@@ -170,10 +170,22 @@ class Recovery:
             left -= len(ops)
             if invalidate:
                 ops = [Op(Kind.INVALIDATE, op.key, op.stamp) for op in ops]
-            applied = await apply(self._link, self._names, ops, self._now(), self._fence_ttl_ms)
+            applied = await self._apply(ops)
             self._memory.cleaned(ops)
             self.replayed += sum(applied)
             self.refused += len(applied) - sum(applied)
+
+    async def _apply(self, ops: list[Op]) -> list[bool]:
+        """Bring writes to Redis.  A key that this user may not touch at all is left out: it must not keep all others away."""
+        try:
+            return await apply(self._link, self._names, ops, self._now(), self._fence_ttl_ms)
+        except RedisCommandError as error:
+            if not _concerns_a_key(error):
+                raise
+            if len(ops) == 1:
+                return [False]
+        half = len(ops) // 2
+        return [*await self._apply(ops[:half]), *await self._apply(ops[half:])]
 
     async def _pause(self, seconds: float | None) -> bool:
         """Wait to be woken, ``seconds`` at most (None: for ever); whether that happened."""
@@ -182,3 +194,9 @@ class Recovery:
         woken = self._woken.is_set()
         self._woken = anyio.Event()
         return woken
+
+
+def _concerns_a_key(error: RedisCommandError) -> bool:
+    """Whether Redis forbids a key, and not a command: ``NOPERM No permissions to access a key``."""
+    text = str(error)
+    return text.startswith("NOPERM") and "key" in text and "command" not in text

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from meshcache import MeshCache, Mode
+from meshcache import MeshCache, Mode, RedisCommandError
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
 from tests.io.cache.instances import lone_cache, mesh
@@ -197,3 +197,26 @@ async def test_a_cache_closed_in_the_outage_leaves_its_writes_to_its_peers(redis
         redis_server.start()
         await in_mode(Mode.REDIS, [two])
         assert len(redis_server.client().keys("test:key:*")) == 50
+
+
+async def test_a_key_that_may_not_be_touched_does_not_keep_the_others_away(
+    redis_server: RedisServer, proxy: OutageProxy
+) -> None:
+    redis = redis_server.client()
+    redis.acl_setuser(
+        "gateway", enabled=True, passwords=["+password"], keys=["test:key:*", "{test*"], commands=["+@all"]
+    )
+    redis.set("test:forbidden", "untouched")
+    url = proxy.url.replace("redis://", "redis://gateway:password@")
+    async with lone_cache(url, codec="text") as cache:
+        with pytest.raises(RedisCommandError, match="NOPERM"):
+            await cache.set("forbidden", "mine")
+        proxy.refuse()
+        for i in range(20):
+            await cache.set(f"key:{i}", "new")
+        await cache.set("forbidden", "mine")
+        proxy.forward()
+        await in_mode(Mode.REDIS, [cache])
+        assert await cache.get_many([f"key:{i}" for i in range(20)]) == {f"key:{i}": "new" for i in range(20)}
+        assert cache.stats()["dirty"] == 0
+    assert redis.get("test:forbidden") == b"untouched"
