@@ -6,6 +6,7 @@ to 4 MiB, is the only queue.  This room moves bytes; it does not look into them.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -49,6 +50,7 @@ class UdpSocket:
         self.port: int = bound.getsockname()[1]
         self.receive_buffer = _raise_receive_buffer(bound)
         self.send_errors = 0
+        self._watch: _Watch | None = None
 
     @classmethod
     def open(cls, interfaces: Sequence[str] | None, port: int) -> UdpSocket:
@@ -87,7 +89,7 @@ class UdpSocket:
         """
         while True:
             try:
-                await anyio.wait_readable(self._socket)
+                await self._wait_readable()
             except (OSError, ValueError) as error:  # its file descriptor is gone
                 raise anyio.ClosedResourceError from error
             if self._socket.fileno() < 0:
@@ -115,6 +117,8 @@ class UdpSocket:
     def close(self) -> None:
         """Close the socket.  A task that waits in :meth:`receive` gets ``ClosedResourceError``.  May be called twice."""
         if self._socket.fileno() >= 0:
+            if self._watch is not None:
+                self._watch.close()
             with contextlib.suppress(RuntimeError):  # no event loop runs any more, so nobody waits
                 anyio.notify_closing(self._socket)
             self._socket.close()
@@ -122,6 +126,16 @@ class UdpSocket:
     def abandon(self) -> None:
         """Close a forked child's copy.  Tells no event loop: the child shares what its parent's waits with."""
         self._socket.close()
+
+    async def _wait_readable(self) -> None:
+        loop = _asyncio_loop()
+        if loop is not None and self._watch is None and self._socket.fileno() >= 0:
+            with contextlib.suppress(NotImplementedError):  # Windows' proactor; anyio has a thread for it
+                self._watch = _Watch(loop, self._socket)
+        if self._watch is not None:
+            await self._watch.wait()
+        else:
+            await anyio.wait_readable(self._socket)
 
     def _read(self) -> list[tuple[bytes, Address]]:
         datagrams: list[tuple[bytes, Address]] = []
@@ -135,6 +149,62 @@ class UdpSocket:
             host: str = sender[0]
             datagrams.append((data, (host.removeprefix("::ffff:") if "." in host else host, sender[1])))
         return datagrams
+
+
+class _Watch:
+    """Whether a socket is readable, on asyncio: it stays in the selector between two waits.
+
+    Putting it in and taking it out for each wait, as ``anyio.wait_readable`` does, costs as much as reading a datagram.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, watched: socket.socket) -> None:
+        self._loop = loop
+        self._descriptor = watched.fileno()
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_watching = False
+        self._watch()
+
+    async def wait(self) -> None:
+        """Until it is readable, or closed."""
+        self._waiter = self._loop.create_future()
+        if not self._is_watching:
+            self._watch()
+        await self._waiter
+
+    def close(self) -> None:
+        """Let go of the socket, which is still open, and end the wait."""
+        self._unwatch()
+        self._wake()
+
+    def _watch(self) -> None:
+        self._loop.add_reader(self._descriptor, self._readable)
+        self._is_watching = True
+
+    def _unwatch(self) -> None:
+        if self._is_watching and not self._loop.is_closed():
+            self._loop.remove_reader(self._descriptor)
+        self._is_watching = False
+
+    def _readable(self) -> None:
+        if not self._wake():
+            self._unwatch()  # nobody waits: the selector would tell us without end
+
+    def _wake(self) -> bool:
+        if self._waiter is None or self._waiter.done():
+            return False
+        self._waiter.set_result(None)
+        return True
+
+
+def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    """The running event loop, if it is asyncio's, and not the host of trio as a guest."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return None
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 @lru_cache(maxsize=4096)

@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import redis.asyncio
+from anyio.abc import TaskGroup
 
 from meshcache.cli.demo.worker import Worker, serve
 from meshcache.stamp import Kind, Op
@@ -42,7 +43,10 @@ class MeshWorker(Worker):
     """What may be asked for."""
 
     _redis: redis.asyncio.Redis
-    _seen = _Seen()
+
+    def __init__(self, tasks: TaskGroup) -> None:
+        super().__init__(tasks)
+        self._seen = _Seen()
 
     # -- the mesh
 
@@ -50,7 +54,7 @@ class MeshWorker(Worker):
         """Note from now on when each write of a peer can be read; lose a share of what arrives."""
         runtime: Any = self.cache._runtime
         apply, read = type(runtime.memory).apply, type(runtime._socket)._read
-        self._seen = seen = _Seen()
+        seen = self._seen
 
         def apply_and_note(ops: Any) -> None:
             apply(runtime.memory, ops)
@@ -60,15 +64,6 @@ class MeshWorker(Worker):
         if loss:
             runtime._socket._read = lambda: [it for it in read(runtime._socket) if random.random() >= loss]
         return {}
-
-    async def set_one_by_one(self, prefix: str, count: int, pause: float) -> Mapping[str, Any]:
-        """When each set was called."""
-        called = {}
-        for key in [f"{prefix}:{n}" for n in range(count)]:
-            called[key] = time.monotonic()
-            await self.cache.set(key, VALUE)
-            await anyio.sleep(pause)
-        return called
 
     async def set_all(self, prefix: str, count: int) -> Mapping[str, Any]:
         """As fast as it can."""
@@ -96,21 +91,11 @@ class MeshWorker(Worker):
 
     async def watch_channel(self, channel: str) -> Mapping[str, Any]:
         """Note from now on when each message was taken in."""
-        self._seen = _Seen()
         subscription = self._redis.pubsub()
         await subscription.subscribe(channel)
         await subscription.get_message(timeout=5)  # that it stands
         self.tasks.start_soon(self._take_in, subscription, self._seen)
         return {}
-
-    async def publish_one_by_one(self, channel: str, prefix: str, count: int, pause: float) -> Mapping[str, Any]:
-        """When each message was sent."""
-        called = {}
-        for key in [f"{prefix}:{n}" for n in range(count)]:
-            called[key] = time.monotonic()
-            await self._redis.publish(channel, key)
-            await anyio.sleep(pause)
-        return called
 
     async def publish_all(self, channel: str, prefix: str, count: int) -> Mapping[str, Any]:
         """As fast as it can: pipelines of as many as :meth:`set_all` sets at once."""
@@ -130,6 +115,18 @@ class MeshWorker(Worker):
             seen.note(key)
 
     # -- both
+
+    async def one_by_one(self, channel: str, count: int, pause: float) -> Mapping[str, Any]:
+        """Set ``m:0`` and so on, and publish ``r:0`` and so on, in turn: when each was called."""
+        called = {}
+        for n in range(count):
+            called[f"m:{n}"] = time.monotonic()
+            await self.cache.set(f"m:{n}", VALUE)
+            await anyio.sleep(pause)
+            called[f"r:{n}"] = time.monotonic()
+            await self._redis.publish(channel, f"r:{n}")
+            await anyio.sleep(pause)
+        return called
 
     async def seen(self, count: int, timeout: float) -> Mapping[str, Any]:
         """Wait until so many came: when each did."""

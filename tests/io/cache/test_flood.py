@@ -45,7 +45,10 @@ async def test_a_flooded_cache_keeps_answering_and_believes_nothing() -> None:
             return all([await cache.get_many(await cache.keys()) == expected for cache in (target, peer)])
 
         await eventually(knows_all, 10, message=f"both know {turn} writes of each, and nothing else (seed {seed})")
-        assert len(target.peers) == 1, f"somebody was let in (seed {seed})"
+        # A flood may drown a few heartbeats; the two meet again then.
+        await eventually(
+            lambda: [peer.node_id for peer in target.peers] == node_ids[1:], 10, message="nobody but the peer"
+        )
         assert max(took) < 0.25
         counters = target.stats()["mesh"]
         assert sum(count for name, count in counters.items() if name.startswith("dropped_")) > COUNT // 20
