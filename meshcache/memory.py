@@ -115,9 +115,9 @@ class MemoryTier:
         self._write(Op(Kind.SET, key, self._clock.tick(), value, _deadline(ttl_ms, now)), now)
         return True
 
-    def keys(self, pattern: str) -> list[str]:
-        """The keys that this instance holds and that match."""
-        return list(self.store.keys(pattern, self._now()))
+    def keys(self, pattern: str, *, copies: bool = True) -> list[str]:
+        """The keys that this instance holds and that match, with or without those that are copies of what Redis has."""
+        return list(self.store.keys(pattern, self._now(), copies=copies))
 
     async def delete_match(self, pattern: str) -> int:
         """Delete what matches, here, at the peers, and in Redis at recovery; how many this instance held."""
@@ -200,10 +200,38 @@ class MemoryTier:
             for op in ops:
                 self.journal.done(op.key, op.stamp)
 
-    def forget(self) -> None:
-        """Redis answers again: what memory holds would grow old unnoticed.  Only what is dirty stays."""
+    def forget(self, *, copies: bool = True) -> None:
+        """Redis answers again: what memory holds would grow old unnoticed.  Only what is dirty stays.
+
+        Args:
+            copies: whether the copies of what Redis has go too: those that were carried through an outage missed the
+                changes that others made meanwhile.
+        """
         kept = [] if self.journal is None else [key for key, _ in self.journal.oldest(len(self.journal))]
-        self.store.keep_only(kept)
+        if copies:
+            self.store.keep_only(kept)
+        else:
+            self.store.forget_clean(kept)
+
+    # -- copies of what Redis has, kept while it answers; ``near`` says when
+
+    def copy(self, key: str) -> bytes | None:
+        """What Redis has, if this instance keeps a copy."""
+        return self.store.copy(key, self._now())
+
+    def keep(self, key: str, value: bytes, ttl: float, *, ttl_known: bool) -> None:
+        """Redis has this value.  Not kept where a stamped write is known of the key, or one that Redis does not have yet.
+
+        Args:
+            key: the key.
+            value: the encoded value.
+            ttl: how long it may be read, in seconds.
+            ttl_known: whether that is the key's time to live in Redis.
+        """
+        if self.journal and self.journal.is_dirty(key):
+            return
+        now = self._now()
+        self.store.put_copy(key, value, now + ttl, ttl_known=ttl_known, now=now)
 
     # -- inside
 

@@ -33,6 +33,7 @@ __all__ = [
     "Argument",
     "Command",
     "Link",
+    "in_asyncio_task",
     "may_try_again",
     "no_answer",
     "open_link",
@@ -93,7 +94,7 @@ def open_link(url: str, *, timeout: float, connections: int = CONNECTIONS) -> Li
         ConfigError: the URL is wrong.
     """
     endpoint = parse_url(url)
-    if _in_asyncio_task():
+    if in_asyncio_task():
         from .asyncio_link import AsyncioLink
 
         return AsyncioLink(endpoint, timeout=timeout, connections=connections)
@@ -102,7 +103,8 @@ def open_link(url: str, *, timeout: float, connections: int = CONNECTIONS) -> Li
     return ThreadLink(endpoint, timeout=timeout, connections=connections)
 
 
-def _in_asyncio_task() -> bool:
+def in_asyncio_task() -> bool:
+    """Whether asyncio runs the caller; otherwise it is another event loop."""
     try:
         return asyncio.current_task() is not None  # None: another event loop is a guest of asyncio's
     except RuntimeError:
