@@ -111,6 +111,8 @@ class Runtime:
         if self._recovery is not None:
             with anyio.move_on_after(self._options.op_timeout):
                 await self._recovery.tried.wait()
+                if self._tracker is not None and self.mode is Mode.REDIS:
+                    await self._tracker.tried.wait()
             if not self._recovery.tried.is_set():
                 self._say_cold_start(f"no answer within {self._options.op_timeout:g} s")
         if self.mode is not Mode.REDIS and self._options.secret is None and self._mesh_key is None:

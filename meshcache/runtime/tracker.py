@@ -41,6 +41,9 @@ class Tracker:
         lost: told what ``ping`` raised.
         redis_answers: whether the mode says so.
         warn: called with one line when there can be no near cache.
+
+    Attributes:
+        tried: set once the first attempt of all is over, whatever came of it.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Tracker:
         redis_answers: Callable[[], bool],
         warn: Callable[[str], None],
     ) -> None:
+        self.tried = anyio.Event()
         self._near = near
         self._link = link
         self._endpoint = endpoint
@@ -91,6 +95,7 @@ class Tracker:
                 failures += 1
                 if failures == _WARN_AFTER:
                     self._warn(f"the near cache is off until changes can be tracked: {outage.cause}")
+            self.tried.set()
             if await self._is_alive():
                 self._near.drop()
             if anyio.current_time() - start > _LONGEST_PAUSE:
@@ -112,6 +117,7 @@ class Tracker:
                 else:
                     self._near.track()
                     self._link.connection = connection
+                    self.tried.set()
                     await self._ask_again_and_again(connection)
                 tasks.cancel_scope.cancel()
         finally:
