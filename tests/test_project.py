@@ -197,7 +197,7 @@ async def every_call(cache: MeshCache) -> None:
 
 
 def wire_number(frame: type) -> FrameType:
-    return FrameType[frame.__name__.upper()]
+    return FrameType[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", frame.__name__).upper()]
 
 
 class TestPackage:

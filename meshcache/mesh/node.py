@@ -110,6 +110,7 @@ class Node:
         self._nacks: dict[int, float] = {}
         self._to_compare: dict[int, Session] = {}
         self._compare_at = inf
+        self._successes = 0
         self._gossip_at = 0
         self._events: deque[MeshEvent] = deque()
         self._pulse = Pulse(timing, now)
@@ -334,6 +335,7 @@ class Node:
         if not self._sessions:
             # Not all instances at the same moment.
             self._pulse = Pulse(self._timing, now - self._timing.heartbeat_interval * self._random.random())
+        self._pulse.wrote(now)  # if our echo is lost, the next heartbeats make the other side ask again
         session = Session(header.node_id, sender, mode, header.counter, Inbox(last, self._limits), now)
         self._sessions.add(session)
         self._openers.admit(header.node_id)
@@ -464,6 +466,12 @@ class Node:
     def _ask(self, requests: Iterable[Frame], now: float) -> None:
         partner = self._reconciler.partner
         self.counters.comparisons, self.counters.fetched = self._reconciler.comparisons, self._reconciler.fetched
+        if self._reconciler.successes > self._successes:
+            # Tell the others soon what this instance knows now, and look at once who knows still more.
+            self._successes = self._reconciler.successes
+            self._pulse.wrote(now)
+            self._to_compare = {session.node_id: session for session in self._sessions}
+            self._compare_at = now
         if partner is not None:
             for request in requests:
                 self._send(request, partner.address, now)

@@ -13,7 +13,7 @@ from ..stamp import Kind, Op
 from .settings import Limits
 from .wire import Fragment, Ops, encode, encode_op, encode_ops, fits_with, fragments
 
-__all__ = ["Outbox", "next_run", "within_size"]
+__all__ = ["Outbox", "Waiting", "next_run"]
 
 _EMPTY_BYTES: Final = 64
 """What a number without a datagram counts for in the ring."""
@@ -122,7 +122,7 @@ def next_run(waiting: Waiting, now: float, max_value_bytes: int) -> tuple[list[O
     size = 0
     while waiting:
         name, op = waiting.popitem(last=False)
-        op = within_size(op, max_value_bytes)
+        op = _within_size(op, max_value_bytes)
         pieces = fragments(op)
         if pieces and not run:
             return [], [], pieces
@@ -137,7 +137,7 @@ def next_run(waiting: Waiting, now: float, max_value_bytes: int) -> tuple[list[O
     return run, packed, []
 
 
-def within_size(op: Op, max_value_bytes: int) -> Op:
+def _within_size(op: Op, max_value_bytes: int) -> Op:
     """The write itself; or an invalidation in its place, if its value is too large to be sent."""
     if len(op.value) <= max_value_bytes:
         return op

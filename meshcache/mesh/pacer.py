@@ -37,7 +37,10 @@ class Pacer:
 
 
 class Pulse:
-    """When the next heartbeat is due: regularly, and soon after the last write of a burst, to tell how far that went."""
+    """When the next heartbeat is due: regularly, and soon after the last write of a burst, to tell how far that went.
+
+    Also soon after a peer was met, as if something had been written.
+    """
 
     __slots__ = ("_regular_at", "_step", "_tail_at", "_timing")
 

@@ -36,7 +36,7 @@ _ASKS: Final = 16
 """Buckets asked for at once: enough that round trips do not count."""
 
 _FETCHED_AT_ONCE: Final = 64
-"""Keys fetched at once.  With small values some ten datagrams: less than a burst."""
+"""Keys fetched at once, if all goes well.  With small values some ten datagrams: less than a burst."""
 
 _MOST_WANTED: Final = 1024
 """Keys to fetch that are remembered while more buckets are asked for."""
@@ -77,11 +77,13 @@ class Reconciler:
     Attributes:
         comparisons: how many were begun.
         fetched: how many writes were asked for and came.
+        successes: how many comparisons ended and had brought something.
     """
 
     def __init__(self, replica: Replica | None, timing: Timing, limits: Limits) -> None:
         self.comparisons = 0
         self.fetched = 0
+        self.successes = 0
         self._replica = replica
         self._timing = timing
         self._limits = limits
@@ -209,6 +211,7 @@ class Reconciler:
             if not comparison.found:
                 session.compared = comparison.roots
                 session.compared_until = now + self._timing.compared_ttl
+        self.successes += comparison.found > 0
         longer = 0.0 if comparison.found else session.compare_pause * 2
         session.compare_pause = max(self._timing.compare_pause, min(longer, self._timing.longest_compare_pause))
         session.compare_at = now + session.compare_pause
@@ -248,7 +251,8 @@ class _Comparison:
         self._todo: deque[AskBucket] = deque()
         self._asks: dict[int, AskBucket] = {}
         self._wanted: OrderedDict[Name, Stamp] = OrderedDict()
-        self._fetching: dict[Name, Stamp] = {}
+        self._fetching: OrderedDict[Name, Stamp] = OrderedDict()
+        self._window = _FETCHED_AT_ONCE
         self._touched_at = now
 
     @property
@@ -294,6 +298,7 @@ class _Comparison:
                 del self._fetching[name]
                 came += 1
         if came:
+            self._window = min(_FETCHED_AT_ONCE, self._window * 2)
             self.touch(now)
         return came
 
@@ -311,8 +316,19 @@ class _Comparison:
             self._fetching.clear()
             self.has_holes = True
             self.touch(now)
-        is_silent = now - self._touched_at >= self._timeout
-        return [*self._asks.values(), *(_fetches(self._fetching) if is_silent else ())]
+        if now - self._touched_at < self._timeout:
+            return list(self._asks.values())
+        self._narrow()
+        return [*self._asks.values(), *_fetches(self._fetching)]
+
+    def _narrow(self) -> None:
+        """Fetch less at once: of many large values at a time each may lose pieces, and there is no room for all of them."""
+        self._window = max(1, self._window // 2)
+        while len(self._fetching) > self._window:
+            name, stamp = self._fetching.popitem()
+            self._wanted[name] = stamp
+            self._wanted.move_to_end(name, last=False)
+            self.found -= 1
 
     def next(self, now: float) -> list[Request]:
         """What to ask now."""
@@ -321,9 +337,9 @@ class _Comparison:
             ask = self._todo.popleft()
             self._asks[ask.bucket] = ask
             requests.append(ask)
-        if len(self._fetching) <= _FETCHED_AT_ONCE // 2:
+        if len(self._fetching) <= self._window // 2:
             batch: dict[Name, Stamp] = {}
-            while self._wanted and len(self._fetching) + len(batch) < _FETCHED_AT_ONCE:
+            while self._wanted and len(self._fetching) + len(batch) < self._window:
                 (key, is_sweep), stamp = self._wanted.popitem(last=False)
                 if self._replica.wants(Version(key, stamp, is_sweep), now):  # it may have come from somebody else
                     batch[key, is_sweep] = stamp

@@ -38,7 +38,7 @@ class Timing:
     """A peer not heard for so long has left.  Longer than a garbage collection or a network's hiccup, shorter than an
     operator's patience."""
 
-    hello_pauses: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0)
+    hello_pauses: tuple[float, ...] = (0.2, 0.5, 1.0)
     """The pauses between two hellos to a candidate; the last one is repeated.  The last one bounds how long a healed
     partition goes unnoticed; each costs a hundred bytes a candidate."""
 

@@ -309,8 +309,10 @@ def encode_ops(number: int, packed: Iterable[bytes]) -> bytes:
 def fragments(op: Op) -> list[Fragment]:
     """The pieces of a set, without their numbers; none if it fits into one datagram whole."""
     key, stamp, value = op.key, op.stamp, op.value
+    if op.kind is not Kind.SET or len(value) + 4 * len(key) + _SET_HEAD_BYTES <= _OPS_ROOM:
+        return []
     key_bytes = len(key.encode())
-    if op.kind is not Kind.SET or len(value) + key_bytes + _SET_HEAD_BYTES <= _OPS_ROOM:
+    if len(value) + key_bytes + _SET_HEAD_BYTES <= _OPS_ROOM:
         return []
     first = FRAGMENT_BYTES - key_bytes - _FRAGMENT_KEY_BYTES
     pieces = [value[:first], *(value[at : at + FRAGMENT_BYTES] for at in range(first, len(value), FRAGMENT_BYTES))]

@@ -30,6 +30,7 @@ Answer = Mapping[str, Any]
 
 _LOG_LINES = 8
 _ANSWER_SECONDS = 15.0
+_EPITAPH_SECONDS = 0.1
 _END_SECONDS = 3.0
 # The worker has this process' own module path, wherever its meshcache comes from; -P keeps the current directory out of it.
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from meshcache.cli.demo.worker import main; main()"
@@ -94,6 +95,15 @@ class Instance:
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
+
+    @property
+    def epitaph(self) -> list[str]:
+        """A line for the log if its process has ended, with the exit status."""
+        try:
+            status = self._process.wait(_EPITAPH_SECONDS)  # its pipes may close a moment before it can be waited for
+        except subprocess.TimeoutExpired:
+            return []
+        return [f"its process has ended, with status {status}"]
 
     def ask(self, do: str, **arguments: Any) -> Pending:
         """Ask for something; :mod:`worker` has what there is."""
@@ -203,8 +213,9 @@ class Fleet:
         return [instance.ask(do, **arguments) for instance in self.instances]
 
     def logs(self) -> dict[int, Sequence[str]]:
-        """The last log lines of each instance."""
-        return {instance.number: list(instance.log) for instance in self.instances if instance.log}
+        """The last log lines of each instance, and which of them have no process any more."""
+        lines = {instance.number: [*instance.log, *instance.epitaph] for instance in self.instances}
+        return {number: log for number, log in lines.items() if log}
 
     def close(self) -> dict[int, int]:
         """End every process; the exit status of each instance by its number.  May be called twice."""

@@ -432,6 +432,26 @@ def test_a_stranger_gets_no_more_than_it_sent(network: Network, frame: Hello | H
     assert ops_of(a) == []
 
 
+def test_a_stranger_that_talks_much_is_greeted_seldom(network: Network) -> None:
+    a = add_host(network, 1)
+    sealer = Sealer(5, [KEY])
+    network.recording = True
+    for n in range(100):
+        a.receive(sealer.seal(encode(Ops(n + 1, (set_op("k"),)), 0.0)), ("10.0.0.5", 7000))
+        network.run(0.005)
+    assert 2 <= len(network.packets) <= 3
+
+
+def test_a_stranger_that_says_less_than_an_answer_gets_none(network: Network) -> None:
+    a = add_host(network, 1)
+    network.recording = True
+    short = encode(Heartbeat(Mode.MEMORY, 3), 0.0)[:1] + b"\x04\x01\x03\x01\xc0\x90"
+    a.receive(Sealer(5, [KEY]).seal(short), ("10.0.0.5", 7000))
+    network.run(1.0)
+    assert network.packets == []
+    assert a.node.counters.dropped == {Reason.SIZE: 1}
+
+
 def test_garbage_is_counted_and_dropped(network: Network) -> None:
     a, b = add_host(network, 1), add_host(network, 2)
     meet(network, a, b)

@@ -78,7 +78,7 @@ def test_a_candidate_is_greeted_at_once_and_then_less_often() -> None:
     moments = greetings(candidates, 100.0, 130.0)
     assert moments[0] == 100.0
     pauses = [later - earlier for earlier, later in pairwise(moments)]
-    for pause, nominal in zip(pauses, [0.2, 0.5, 1.0, *[2.0] * 30], strict=False):
+    for pause, nominal in zip(pauses, [0.2, 0.5, *[1.0] * 40], strict=False):
         assert 0.8 * nominal <= pause <= 1.2 * nominal
     assert len(set(pauses)) == len(pauses), "jitter"
 
@@ -89,7 +89,7 @@ def test_a_candidate_is_forgotten_a_minute_after_it_was_named_last() -> None:
         candidates.add(ADDRESS, start, 60.0)
         greetings(candidates, start, start + 30)
     moments = greetings(candidates, 160.0, 1000.0)
-    assert 187.0 < moments[-1] < 190.0
+    assert 188.0 < moments[-1] < 190.0
     assert len(candidates) == 0
     assert candidates.next_hello == inf
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from meshcache.buckets import Version
 from meshcache.events import Mode
 from meshcache.mesh.node import OpsLost
 from meshcache.mesh.settings import Limits
-from meshcache.mesh.wire import AskDigest, Fetch, Fragment, Gap, Heartbeat, Nack, Ops
+from meshcache.mesh.wire import AskDigest, Fetch, Fragment, Gap, Heartbeat, Nack, Ops, TellBucket, TellDigest
 from meshcache.stamp import Kind, Op
 from meshcache.testing.network import Network, Packet, Weather
 from tests.unit.mesh.nodes import (
@@ -334,6 +335,15 @@ def test_large_values_are_fetched_too() -> None:
     assert b.node.memory_bytes == 0
 
 
+def test_many_large_values_are_fetched_although_there_is_room_for_two_of_them_only() -> None:
+    network = Network(1, Weather(loss=0.3))
+    a = Known(network, 1)
+    a.write(*(set_op(f"large{n}", n, network.random.randbytes(100_000)) for n in range(20)))
+    b = Known(network, 2, limits=Limits(assembly_bytes=200_000))
+    meet(network, a.host, b.host)
+    network.run_until(lambda: agree(a, b), 30.0)
+
+
 def test_a_large_value_that_was_forgotten_here_is_fetched_again(network: Network) -> None:
     a, b = Known(network, 1), Known(network, 2)
     meet(network, a.host, b.host)
@@ -364,6 +374,28 @@ def test_a_peer_that_does_not_answer_is_given_up(network: Network) -> None:
         instance.replica.apply(set_op(f"only at {instance.node.node_id}"), 0.0)
     network.accepts = lambda packet: packet.source != a.host.address or isinstance(frame_in(packet), Heartbeat)
     network.run_until(lambda: c.replica.get("only at 2", c.host.now), 10.0)
+
+
+def test_a_peer_that_does_not_send_what_it_says_it_has_is_given_up(network: Network) -> None:
+    a, b, c = (Known(network, n) for n in (1, 2, 3))
+    meet(network, a.host, b.host, c.host)
+    for instance in (a, b):
+        instance.replica.apply(set_op(f"only at {instance.node.node_id}"), 0.0)
+    network.accepts = lambda packet: packet.source != a.host.address or not isinstance(frame_in(packet), Ops)
+    network.run_until(lambda: c.replica.get("only at 2", c.host.now), 10.0)
+
+
+def test_what_did_not_come_is_not_counted_as_made_up_for(network: Network) -> None:
+    a, b = (Known(network, n, limits=Limits(ring_bytes=2000)) for n in (1, 2))
+    meet(network, a.host, b.host)
+    network.run(1.0)
+    network.accepts = lambda packet: packet.source != a.host.address or not isinstance(frame_in(packet), Ops)
+    a.write(*(set_op(f"k{n}", n, b"v" * 500) for n in range(20)))
+    network.run(10.0)
+    assert OpsLost(1) not in b.host.events
+    network.detach(a.host)
+    network.run(6.0)
+    assert OpsLost(1) in b.host.events
 
 
 # -- bounds
@@ -406,6 +438,8 @@ def test_nonsense_requests_are_harmless(network: Network) -> None:
     b.node._send(Nack(tuple((n, n) for n in range(5, 100, 2))), a.host.address, b.host.now)
     b.node._send(Gap(0, 2**63 - 1), a.host.address, b.host.now)
     b.node._send(Fetch(("unknown",), ("unknown",)), a.host.address, b.host.now)
+    b.node._send(TellDigest(b"d" * 1024), a.host.address, b.host.now)
+    b.node._send(TellBucket(1, 0, True, (Version("k", set_op("k", 9).stamp),)), a.host.address, b.host.now)
     b.host.pump()
     network.run(1.0)
     assert count_frames(network, Ops) == 1
