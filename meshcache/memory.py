@@ -219,7 +219,7 @@ class MemoryTier:
         """What Redis has, if this instance keeps a copy."""
         return self.store.copy(key, self._now())
 
-    def keep(self, key: str, value: bytes, ttl: float, *, ttl_known: bool) -> None:
+    def keep(self, key: str, value: bytes, ttl: float, *, ttl_known: bool) -> bool:
         """Redis has this value.  Not kept where a stamped write is known of the key, or one that Redis does not have yet.
 
         Args:
@@ -227,11 +227,14 @@ class MemoryTier:
             value: the encoded value.
             ttl: how long it may be read, in seconds.
             ttl_known: whether that is the key's time to live in Redis.
+
+        Returns:
+            False if there was a copy with another value; there is none now.
         """
         if self.journal and self.journal.is_dirty(key):
-            return
+            return True
         now = self._now()
-        self.store.put_copy(key, value, now + ttl, ttl_known=ttl_known, now=now)
+        return self.store.put_copy(key, value, now + ttl, ttl_known=ttl_known, now=now)
 
     # -- inside
 

@@ -11,7 +11,8 @@ Why no copy stays older than its key:
    note of the counter before it is sent, and makes no copy if its key has a greater number when the reply is there.  Let a
    change C of the key follow the read at the server.  Its invalidation is seen either before the copy would be made, and
    then no copy is made, or after it, and then the copy goes.  A change that was seen before the read was sent is older
-   than what the read finds.
+   than what the read finds.  Two reads with different replies, and no invalidation yet, make no copy: what was read may
+   not be followed by what is older.
 2. **Own writes** go over the tracked connection, with ``NOLOOP``: Redis does not send this instance's own changes back,
    so that they do not take out the copy just made of them.  Redis sends one message for all changes of a key in one turn
    of its event loop, and leaves it out only if the *last* of them was ours; then the copy is right.  What somebody else
@@ -91,8 +92,8 @@ class Near:
             return
         if value is None:
             self._memory.store.drop_copy(key)
-        else:
-            self._memory.keep(key, value, self._stale_ttl, ttl_known=False)
+        elif not self._memory.keep(key, value, self._stale_ttl, ttl_known=False):
+            self._change(key)
 
     # -- own writes
 

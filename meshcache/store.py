@@ -208,8 +208,11 @@ class Store:
         self._entries.move_to_end(key)
         return entry.value
 
-    def put_copy(self, key: str, value: bytes, expires_at: float, *, ttl_known: bool, now: float) -> None:
+    def put_copy(self, key: str, value: bytes, expires_at: float, *, ttl_known: bool, now: float) -> bool:
         """Redis has this value.  Changes nothing if something stamped is known of the key: that is newer, or in doubt.
+
+        Returns:
+            False if there was a copy with another value: which of them is older is not known, and both go.
 
         Args:
             key: the key.
@@ -222,13 +225,15 @@ class Store:
         old = self._entries.get(key)
         if old is not None:
             if old.stamp:
-                return
-            self._entries.move_to_end(key)
-            if old.value == value and not ttl_known and (old.ttl_known or expires_at < old.expires_at + _NEARLY_SAME):
-                return  # the usual case: a key that is read again and again
+                return True
+            if old.value == value and (old.ttl_known or expires_at < old.expires_at + _NEARLY_SAME):
+                self._entries.move_to_end(key)
+                return True  # the usual case: a key that is read again and again
             self._drop(key, old)
+            if old.value != value:
+                return False
         if size > self._max_bytes or expires_at <= now:
-            return
+            return True
         entry = self._entries[key] = Entry(Kind.SET, UNSTAMPED, value, expires_at, size)
         entry.ttl_known = ttl_known
         entry._due = self._calendar.add(key, expires_at)
@@ -238,8 +243,9 @@ class Store:
             oldest = next(iter(self._entries))
             if self._entries[oldest].stamp:  # what an outage wrote is worth more than a copy
                 self._drop(key, entry)
-                return
+                break
             self._evict()
+        return True
 
     def drop_copy(self, key: str) -> bool:
         """Forget the copy of a key; whether there was one."""
