@@ -11,8 +11,7 @@ Why no copy stays older than its key:
    note of the counter before it is sent, and makes no copy if its key has a greater number when the reply is there.  Let a
    change C of the key follow the read at the server.  Its invalidation is seen either before the copy would be made, and
    then no copy is made, or after it, and then the copy goes.  A change that was seen before the read was sent is older
-   than what the read finds.  Two reads with different replies, and no invalidation yet, make no copy: what was read may
-   not be followed by what is older.
+   than what the read finds.
 2. **Own writes** go over the tracked connection, with ``NOLOOP``: Redis does not send this instance's own changes back,
    so that they do not take out the copy just made of them.  Redis sends one message for all changes of a key in one turn
    of its event loop, and leaves it out only if the *last* of them was ours; then the copy is right.  What somebody else
@@ -26,6 +25,9 @@ Why no copy stays older than its key:
    connection raise the floor to now.
 4. **When tracking breaks**, copies are neither made nor read in ``Mode.REDIS`` from that moment.  If Redis then turns out to
    be alive, all of them go; if it is the outage, they are what it begins with.
+
+Not promised where copies are served: that two reads agree while the invalidation of somebody else's write is on its way.
+One that asked Redis may see the new value, and one that is answered from a copy after it the old one.
 
 What may not enter: I/O, a clock, tasks.
 """

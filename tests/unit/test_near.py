@@ -112,9 +112,6 @@ def test_a_read_that_began_before_an_own_write(instance: Instance) -> None:
     before = instance.near.begin()
     number = instance.near.writing(("key",))
     meanwhile = instance.near.begin()
-    instance.near.fill("key", b"old", before)
-    instance.near.fill("key", b"old", meanwhile)
-    assert instance.near.read("key") is None
     instance.near.wrote(("key",), number, {"key": b"new"}, None)
     instance.near.fill("key", b"old", before)
     instance.near.fill("key", b"old", meanwhile)
