@@ -219,22 +219,23 @@ class MemoryTier:
         """What Redis has, if this instance keeps a copy."""
         return self.store.copy(key, self._now())
 
-    def keep(self, key: str, value: bytes, ttl: float, *, ttl_known: bool) -> bool:
+    def keep(self, key: str, value: bytes, ttl: float, *, newest: bool = False, ttl_known: bool = False) -> bool:
         """Redis has this value.  Not kept where a stamped write is known of the key, or one that Redis does not have yet.
 
         Args:
             key: the key.
             value: the encoded value.
             ttl: how long it may be read, in seconds.
-            ttl_known: whether that is the key's time to live in Redis.
+            newest: whether this value is newer than that of any copy there is.
+            ttl_known: whether ``ttl`` is the key's time to live in Redis.
 
         Returns:
-            False if there was a copy with another value; there is none now.
+            False if there was a copy with another value, and it is not known which is newer: there is none now.
         """
         if self.journal and self.journal.is_dirty(key):
             return True
         now = self._now()
-        return self.store.put_copy(key, value, now + ttl, ttl_known=ttl_known, now=now)
+        return self.store.put_copy(key, value, now + ttl, now=now, newest=newest, ttl_known=ttl_known)
 
     # -- inside
 

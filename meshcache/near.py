@@ -16,7 +16,8 @@ Why no copy stays older than its key:
    so that they do not take out the copy just made of them.  Redis sends one message for all changes of a key in one turn
    of its event loop, and leaves it out only if the *last* of them was ours; then the copy is right.  What somebody else
    changes afterwards is sent.  Since Redis is silent of own writes, they do themselves what an invalidation does: the copy
-   goes before the command is sent; while one is under way no read makes a copy of the key; and when none is any more the
+   goes, or is replaced, before the caller is told that the write is done (of a delete and of a new time to live, before the
+   command is sent); while one is under way no read makes a copy of the key; and when none is any more the
    key's number is set anew, so that no read that began before makes one.  The tracked connection answers in order, so of
    several own writes of a key the one sent last is the one that stays, and only that makes a copy, unless an
    invalidation was seen since it was sent.  A write whose caller went away is under way until its reply is there.
@@ -42,7 +43,7 @@ from .memory import MemoryTier
 __all__ = ["MAX_REMEMBERED", "Near"]
 
 MAX_REMEMBERED = 8192
-"""Of so many keys the last change is remembered; far more than change while one read is under way."""
+"""Of so many keys the last change is remembered; more than usually change while one read is under way."""
 
 
 class Near:
@@ -94,16 +95,22 @@ class Near:
             return
         if value is None:
             self._memory.store.drop_copy(key)
-        elif not self._memory.keep(key, value, self._stale_ttl, ttl_known=False):
-            self._change(key)
+        elif not self._memory.keep(key, value, self._stale_ttl):
+            self._change(key)  # another read found another value
 
     # -- own writes
 
-    def writing(self, keys: Iterable[str]) -> int:
-        """A write of these keys is about to be sent; to be followed by :meth:`wrote` or :meth:`failed`."""
+    def writing(self, keys: Iterable[str], *, drop: bool = True) -> int:
+        """A write of these keys is about to be sent; to be followed by :meth:`wrote` or :meth:`failed`.
+
+        Args:
+            keys: the keys.
+            drop: whether the copies go now; otherwise when it has ended, and another takes their place.
+        """
         self._counter = number = self._counter + 1
         for key in keys:
-            self._memory.store.drop_copy(key)
+            if drop:
+                self._memory.store.drop_copy(key)
             under_way = self._writing.get(key)
             if under_way is None:
                 self._writing[key] = [1, number]
@@ -121,26 +128,21 @@ class Near:
             values: what was written, for those keys of which there is a value now.
             ttl: its time to live in seconds; None for ever.
         """
-        if self.is_open and number > self._floor:
-            lifetime = self._stale_ttl if ttl is None else ttl
-            for key, value in values.items():
-                if self._writing[key][1] == number and self._changed.get(key, 0) < number:
-                    self._memory.keep(key, value, lifetime, ttl_known=ttl is not None)
-        self.failed(keys, number)
+        lifetime = self._stale_ttl if ttl is None else ttl
+        safe = self.is_open and number > self._floor
+        for key in keys:
+            value = values.get(key)
+            if safe and value is not None and self._writing[key][1] == number and self._changed.get(key, 0) < number:
+                self._memory.keep(key, value, lifetime, newest=True, ttl_known=ttl is not None)
+            else:
+                self._memory.store.drop_copy(key)
+            self._end(key, number)
 
     def failed(self, keys: Iterable[str], number: int) -> None:
-        """The write has ended, one way or another."""
+        """The write has ended, and who knows how."""
         for key in keys:
-            if number < self._tracked_since:
-                # Begun before this tracked connection was there: it is not among those counted.
-                self._memory.store.drop_copy(key)
-                self._change(key)
-                continue
-            under_way = self._writing[key]
-            under_way[0] -= 1
-            if not under_way[0]:
-                del self._writing[key]
-                self._change(key)
+            self._memory.store.drop_copy(key)
+            self._end(key, number)
 
     def forget(self, pattern: str = MATCH_ALL) -> None:
         """Keys that match are about to be deleted, or were: their copies go, and no read that began before makes one."""
@@ -154,9 +156,12 @@ class Near:
 
     # -- what tracking tells
 
-    def invalidate(self, keys: Iterable[str] | None) -> None:
-        """Redis told that these keys were changed, by somebody else; None: everything was."""
-        if keys is None:
+    def invalidate(self, keys: list[str] | None) -> None:
+        """Redis told that these keys were changed, by somebody else; None: everything was.
+
+        Of very many at once all copies go, which takes less time than to look for those keys.
+        """
+        if keys is None or len(keys) > MAX_REMEMBERED:
             self.forget()
             self.dropped += 1
             return
@@ -184,6 +189,16 @@ class Near:
         self._reopen()
 
     # -- inside
+
+    def _end(self, key: str, number: int) -> None:
+        """An own write of a key has ended."""
+        if number > self._tracked_since:  # otherwise it is not among those counted
+            under_way = self._writing[key]
+            under_way[0] -= 1
+            if under_way[0]:
+                return
+            del self._writing[key]
+        self._change(key)
 
     def _track(self, *, established: bool) -> None:
         self._tracked = established

@@ -208,43 +208,35 @@ class Store:
         self._entries.move_to_end(key)
         return entry.value
 
-    def put_copy(self, key: str, value: bytes, expires_at: float, *, ttl_known: bool, now: float) -> bool:
+    def put_copy(
+        self, key: str, value: bytes, expires_at: float, *, now: float, newest: bool = False, ttl_known: bool = False
+    ) -> bool:
         """Redis has this value.  Changes nothing if something stamped is known of the key: that is newer, or in doubt.
-
-        Returns:
-            False if there was a copy with another value: which of them is older is not known, and both go.
 
         Args:
             key: the key.
             value: the encoded value.
             expires_at: the copy must not be read from then on.
-            ttl_known: whether that is when the key expires in Redis.
             now: this moment.
+            newest: whether this value is newer than that of any copy there is.
+            ttl_known: whether ``expires_at`` is when the key expires in Redis.
+
+        Returns:
+            False if there was a copy with another value, and it is not known which is newer: both go.
         """
-        size = ENTRY_OVERHEAD_BYTES + len(key) + len(value)
         old = self._entries.get(key)
-        if old is not None:
-            if old.stamp:
-                return True
-            if old.value == value and (old.ttl_known or expires_at < old.expires_at + _NEARLY_SAME):
-                self._entries.move_to_end(key)
-                return True  # the usual case: a key that is read again and again
+        if old is None:
+            self._add_copy(key, value, expires_at, ttl_known=ttl_known, now=now)
+        elif old.stamp:
+            pass
+        elif newest or old.value == value:
+            self._entries.move_to_end(key)
+            # Rarely more than that: most keys are read again and again.
+            if newest or (not old.ttl_known and expires_at > old.expires_at + _NEARLY_SAME):
+                self._replace_copy(key, old, value, expires_at, ttl_known=ttl_known)
+        else:
             self._drop(key, old)
-            if old.value != value:
-                return False
-        if size > self._max_bytes or expires_at <= now:
-            return True
-        entry = self._entries[key] = Entry(Kind.SET, UNSTAMPED, value, expires_at, size)
-        entry.ttl_known = ttl_known
-        entry._due = self._calendar.add(key, expires_at)
-        self.copies += 1
-        self.bytes += size
-        while self._is_full():
-            oldest = next(iter(self._entries))
-            if self._entries[oldest].stamp:  # what an outage wrote is worth more than a copy
-                self._drop(key, entry)
-                break
-            self._evict()
+            return False
         return True
 
     def drop_copy(self, key: str) -> bool:
@@ -299,6 +291,36 @@ class Store:
             self._drop(key, self._entries[key])
 
     # -- inside
+
+    def _add_copy(self, key: str, value: bytes, expires_at: float, *, ttl_known: bool, now: float) -> None:
+        size = ENTRY_OVERHEAD_BYTES + len(key) + len(value)
+        if size > self._max_bytes or expires_at <= now:
+            return
+        entry = self._entries[key] = Entry(Kind.SET, UNSTAMPED, value, expires_at, size)
+        entry.ttl_known = ttl_known
+        entry._due = self._calendar.add(key, expires_at)
+        self.copies += 1
+        self.bytes += size
+        self._make_room_for_copy(key, entry)
+
+    def _replace_copy(self, key: str, entry: Entry, value: bytes, expires_at: float, *, ttl_known: bool) -> None:
+        growth = len(value) - len(entry.value or b"")
+        entry.value, entry.expires_at, entry.ttl_known = value, expires_at, ttl_known
+        entry.size += growth
+        self.bytes += growth
+        if int(expires_at) + 1 != entry._due:
+            self._calendar.remove(key, entry._due)
+            entry._due = self._calendar.add(key, expires_at)
+        if growth > 0:
+            self._make_room_for_copy(key, entry)
+
+    def _make_room_for_copy(self, key: str, entry: Entry) -> None:
+        while self._is_full():
+            oldest = next(iter(self._entries))
+            if self._entries[oldest].stamp:  # what an outage wrote is worth more than a copy
+                self._drop(key, entry)
+                return
+            self._evict()
 
     def _put(self, op: Op, now: float) -> None:
         size = ENTRY_OVERHEAD_BYTES + len(op.key) + len(op.value)

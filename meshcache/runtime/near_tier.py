@@ -58,7 +58,7 @@ class NearTier:
 
     async def set(self, key: str, value: bytes, ttl_ms: int | None, *, nx: bool = False, xx: bool = False) -> bool:
         """True if written.  If not, the copy is gone all the same: it may not be what Redis has."""
-        number = self._near.writing((key,))
+        number = self._near.writing((key,), drop=False)
         written = await self._settled(self._writes.set(key, value, ttl_ms, nx=nx, xx=xx), (key,), number)
         self._near.wrote((key,), number, {key: value} if written else {}, _seconds(ttl_ms))
         return written
@@ -66,7 +66,7 @@ class NearTier:
     async def set_many(self, values: Mapping[str, bytes], ttl_ms: int | None) -> None:
         """Write all of them."""
         keys = tuple(values)
-        number = self._near.writing(keys)
+        number = self._near.writing(keys, drop=False)
         await self._settled(self._writes.set_many(values, ttl_ms), keys, number)
         self._near.wrote(keys, number, values, _seconds(ttl_ms))
 

@@ -179,8 +179,7 @@ class Runtime:
             endpoint=endpoint,
             names=self._names,
             timeout=options.op_timeout,
-            ping=self.redis.ping,
-            lost=self.lost,
+            is_alive=self._is_redis_alive,
             redis_answers=lambda: self.mode is Mode.REDIS,
             warn=lambda line: self._warn_once("near", line),
         )
@@ -209,6 +208,20 @@ class Runtime:
         if self.server is None:
             self._say_cold_start(outage.cause)
         self._changed(change)
+
+    async def _is_redis_alive(self) -> bool:
+        """Ask Redis, if the mode says that it answers; if it does not, that is lost."""
+        if self.redis is None or self.mode is not Mode.REDIS:
+            return False
+        epoch = self.epoch
+        try:
+            await self.redis.ping()
+        except Unavailable as outage:
+            self.lost(outage, epoch)
+            return False
+        except RedisCommandError:
+            pass  # not permitted, but an answer
+        return self.mode is Mode.REDIS
 
     def _say_cold_start(self, cause: str) -> None:
         self._warn_once("start", f"starts in memory, without Redis: {cause} ({self._where})")

@@ -37,8 +37,7 @@ class Tracker:
         endpoint: where Redis is.
         names: the keys.
         timeout: the longest wait for one reply, in seconds.
-        ping: asks Redis over another connection; raises ``Unavailable``.
-        lost: told what ``ping`` raised.
+        is_alive: asks Redis over another connection.  What that means for the mode is not decided here.
         redis_answers: whether the mode says so.
         warn: called with one line when there can be no near cache.
 
@@ -54,8 +53,7 @@ class Tracker:
         endpoint: Endpoint,
         names: Names,
         timeout: float,
-        ping: Callable[[], Awaitable[None]],
-        lost: Callable[[Unavailable], None],
+        is_alive: Callable[[], Awaitable[bool]],
         redis_answers: Callable[[], bool],
         warn: Callable[[str], None],
     ) -> None:
@@ -66,8 +64,7 @@ class Tracker:
         self._tls = Tls(endpoint.tls)
         self._names = names
         self._timeout = timeout
-        self._ping = ping
-        self._lost = lost
+        self._is_alive = is_alive
         self._redis_answers = redis_answers
         self._warn = warn
         self._woken = anyio.Event()
@@ -138,19 +135,6 @@ class Tracker:
                 await connection.call([("PING",)])
             except (Unavailable, Broken):
                 return
-
-    async def _is_alive(self) -> bool:
-        """Whether Redis answers on another connection."""
-        if not self._redis_answers():
-            return False
-        try:
-            await self._ping()
-        except Unavailable as outage:
-            self._lost(outage)
-            return False
-        except RedisCommandError:
-            pass  # not permitted, but answered
-        return True
 
     async def _sleep(self, seconds: float | None) -> None:
         with anyio.move_on_after(seconds):
