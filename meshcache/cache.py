@@ -6,11 +6,13 @@ Redis for memory: :meth:`MeshCache._answer`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from math import ceil
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from weakref import WeakSet
 
 import anyio
 import anyio.lowlevel
@@ -34,6 +36,18 @@ __all__ = ["MeshCache"]
 T = TypeVar("T")
 
 _MEMORY_CALLS_A_TURN = 64
+
+_OPEN: WeakSet[MeshCache] = WeakSet()
+
+
+def _abandon_all() -> None:
+    for cache in list(_OPEN):
+        cache._abandon()
+    _OPEN.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)
 
 
 class MeshCache:
@@ -95,6 +109,7 @@ class MeshCache:
         from .runtime.runtime import Runtime  # imports redis-py: not a cost of `import meshcache`
 
         self._runtime = Runtime(self._url, self._options, self._sources)
+        _OPEN.add(self)
         try:
             await self._runtime.start()
         except BaseException:
@@ -113,6 +128,13 @@ class MeshCache:
         self._closed = True
         if runtime is not None:
             await runtime.stop()
+
+    def _abandon(self) -> None:
+        """This is a forked child: two processes must not speak as one instance, nor read from one connection."""
+        runtime, self._runtime = self._runtime, None
+        self._closed = True
+        if runtime is not None:
+            runtime.abandon()
 
     # -- one key
 
@@ -391,7 +413,9 @@ class MeshCache:
     def _open(self) -> Runtime:
         if self._runtime is None:
             raise ClosedError(
-                "the cache is closed" if self._closed else "open the cache first: async with MeshCache(...)"
+                "the cache is closed, or was opened before a fork: make a new MeshCache"
+                if self._closed
+                else "open the cache first: async with MeshCache(...)"
             )
         return self._runtime
 

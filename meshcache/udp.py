@@ -119,6 +119,10 @@ class UdpSocket:
                 anyio.notify_closing(self._socket)
             self._socket.close()
 
+    def abandon(self) -> None:
+        """Close a forked child's copy.  Tells no event loop: the child shares what its parent's waits with."""
+        self._socket.close()
+
     def _read(self) -> list[tuple[bytes, Address]]:
         datagrams: list[tuple[bytes, Address]] = []
         for _ in range(_DATAGRAMS_AT_ONCE):

@@ -357,8 +357,6 @@ class Node:
             # It may be cut off rather than dead: look for it where it was, even if no source names it.
             self._candidates.add(session.address, now, self._timing.lost_peer_ttl)
         self._candidates.lost(session.node_id, now)
-        if session.inbox.lost > session.lost:
-            self._events.append(OpsLost(session.node_id))
         self._events.append(PeerLeft(session.peer, reason))
 
     def _greet_candidates(self, now: float) -> None:

@@ -39,10 +39,11 @@ class ForeignKey:
 
 @dataclass(frozen=True, slots=True)
 class OpsLost:
-    """Some writes of this peer will never come, and comparing with it is not possible.
+    """Some writes of this peer, which is there, will never come, and comparing with it is not possible.
 
-    Which keys they were of nobody knows any more: what is kept for peers must be forgotten, so that a read is a miss and
-    not a lie.
+    Which keys they were of nobody knows any more: values in memory must be forgotten, so that a read is a miss and not a
+    lie.  Not told of a peer that has left: if it is cut off, comparing follows when it is back; if it is dead, what only it
+    knew went with it, as if it had died before it was written, and everything else is kept.
 
     Attributes:
         node_id: the peer that sent them.

@@ -131,6 +131,10 @@ class Runtime:
                 await close()
         self._feed.close()
 
+    def abandon(self) -> None:
+        """This is a forked child: its parent goes on with this node id, its counter, and its connections."""
+        self._socket.abandon()
+
     async def _main(self) -> None:
         async with anyio.create_task_group() as tasks:
             if self._recovery is not None:

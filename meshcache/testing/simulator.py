@@ -9,26 +9,28 @@ it again, and ``... SEED COUNT`` that one and those after it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from math import inf
+from math import ceil, inf
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from ..events import Mode
 from ..glob import MATCH_ALL, matcher
-from ..mesh.node import MeshEvent, Node, OpsReceived
+from ..memory import MemoryTier
+from ..mesh.node import MeshEvent, Node, OpsLost, OpsReceived
 from ..mesh.seal import MeshKey
 from ..mesh.settings import Limits
 from ..stamp import HybridClock, Kind, Op, Stamp, make_stamp
+from ..store import Entry, Store
 from .network import Host, Network, Weather
-from .replica import MapReplica
 
 __all__ = ["Instance", "Report", "Simulation", "run_schedule"]
 
 _KEY: Final = MeshKey.from_bytes(b"s" * 32, "simulation")
 _WALL_MS: Final = 1_700_000_000_000
 _NOTHING: Final = make_stamp(0, 0, 0)
+_STORE_BYTES: Final = 10**9
 _LONGEST_TTL: Final = 5.0
 _PAUSE: Final = 10.0
 """What waited in the socket of a paused process is believed if that was for less than 5 s; a value then lives longer, also
@@ -46,7 +48,8 @@ class Instance:
         self.written: list[Op] = []
         self._network = network
         self.clock = HybridClock(node_id, self._wall_ms)
-        self.replica = MapReplica(self._wall_ms, max_entries=max_entries, tombstone_ttl=600.0)
+        self.store = Store(max_entries, _STORE_BYTES, tombstone_ttl=600.0)
+        self.memory = MemoryTier(self.store, None, self.clock, lambda: self.host.now, self._publish)
         clock_ahead = float(node_id * 1000)
         node = Node(
             node_id=node_id,
@@ -55,37 +58,52 @@ class Instance:
             now=network.now + clock_ahead,
             mode=Mode.MEMORY,
             limits=limits,
-            replica=self.replica,
+            replica=self.memory,
         )
         self.node = node
         self.host: Host = network.attach(node, (f"10.0.{node_id // 250}.{node_id % 250}", 7000), clock_ahead)
         self.host.on_event = self._on_event
 
     def write(self, kind: Kind, key: str, value: bytes = b"", ttl: float = inf) -> None:
-        """As the memory tier does: stamp, apply, publish."""
-        now = self.host.now
-        op = Op(kind, key, self.clock.tick(), value, now + ttl)
-        self.replica.apply(op, now)
-        self.written.append(op)
-        self.node.publish(op if kind is Kind.SET else op._replace(expires_at=inf), now)
+        """What a caller of the cache does."""
+        match kind:
+            case Kind.SET:
+                _run(self.memory.set(key, value, None if ttl == inf else ceil(ttl * 1000)))
+            case Kind.SWEEP:
+                _run(self.memory.delete_match(key))
+            case _:
+                _run(self.memory.delete([key]))
+        self.store.expire(self.host.now, 100)
         self.host.pump()
 
     def live(self) -> dict[str, bytes]:
         """What can be read here."""
-        now = self.host.now
-        return {key: value for key in self.replica.records if (value := self.replica.get(key, now)) is not None}
+        return {
+            key: entry.value
+            for key in self.memory.keys(MATCH_ALL)
+            if (entry := self.entry(key)) and entry.value is not None
+        }
+
+    def entry(self, key: str) -> Entry | None:
+        """What is known of a key."""
+        return self.store.peek(key, self.host.now)
 
     def stamp_of(self, key: str) -> Stamp:
         """The version of the newest write that this instance knows to concern the key."""
-        record = self.replica.records.get(key)
-        swept = [stamp for pattern, (stamp, _) in self.replica.sweeps.items() if matcher(pattern)(key)]
-        return max([record.stamp if record is not None else _NOTHING, *swept])
+        entry = self.entry(key)
+        swept = [stamp for pattern, stamp in self.store.sweeps.items() if matcher(pattern)(key)]
+        return max([entry.stamp if entry is not None else _NOTHING, *swept])
+
+    def _publish(self, op: Op) -> None:
+        self.written.append(op)
+        self.node.publish(op, self.host.now)
 
     def _on_event(self, event: MeshEvent) -> None:
-        if isinstance(event, OpsReceived):
-            for op in event.ops:
-                if self.clock.observe(op.stamp):
-                    self.replica.apply(op, self.host.now)
+        match event:
+            case OpsReceived():
+                self.memory.apply(event.ops)
+            case OpsLost():
+                self.memory.forget_values()
 
     def _wall_ms(self) -> int:
         return _WALL_MS + int((self._network.now + self.wall_ahead) * 1000)
@@ -263,15 +281,15 @@ class Simulation:
         if self.small_store:
             return self._none_contradict()
         first, *rest = self.instances
-        return all(it.replica.buckets.root == first.replica.buckets.root for it in rest)
+        return all(it.store.buckets.root == first.store.buckets.root for it in rest)
 
     def _none_contradict(self) -> bool:
         """Each may have forgotten, but whoever knows something knows the newest."""
         for key in (*_HOT, *_COLD):
             newest = max(it.stamp_of(key) for it in self.instances)
             for instance in self.instances:
-                record = instance.replica.records.get(key)
-                if record is not None and record.value is not None and instance.stamp_of(key) != newest:
+                entry = instance.entry(key)
+                if entry is not None and entry.value is not None and instance.stamp_of(key) != newest:
                     return False
         return True
 
@@ -309,6 +327,15 @@ class Simulation:
         # Full stores differ for good; that they are compared once a minute is all right.
         comparisons = 0 if self.small_store else counters.comparisons
         return comparisons, counters.fetched, counters.nacks_out, counters.repeats_out, counters.ops_in
+
+
+def _run(call: Coroutine[Any, Any, object]) -> None:
+    """A call of the memory tier; it waits for nothing."""
+    try:
+        call.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("a call of the memory tier waited")
 
 
 def run_schedule(seed: int, **options: float) -> Report:

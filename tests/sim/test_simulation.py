@@ -28,8 +28,8 @@ def test_the_same_seed_gives_the_same_schedule() -> None:
 
 
 def test_a_failure_says_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from meshcache.testing.replica import MapReplica
+    from meshcache.memory import MemoryTier
 
-    monkeypatch.setattr(MapReplica, "wants", lambda *_, **__: False)  # nobody takes anything in
+    monkeypatch.setattr(MemoryTier, "wants", lambda *_, **__: False)  # nobody takes anything in
     with pytest.raises(AssertionError, match="seed 1: "):
         run_schedule(1, small_store=False)
