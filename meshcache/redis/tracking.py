@@ -359,24 +359,26 @@ class _StreamConnection(TrackedConnection):
     async def _call(self, request: bytes, count: int) -> list[Any]:
         answered = anyio.Event()
         waiting = _Request(count, answered.set)
-        with anyio.move_on_after(self._timeout):
-            await self._send(request, waiting)
+        deadline = anyio.current_time() + self._timeout
+        with anyio.CancelScope(deadline=deadline):
+            await self._send(request, waiting, deadline)
             await answered.wait()
             if len(waiting.replies) < count:
                 raise Broken
             return waiting.replies
         raise no_answer(self._timeout, self._server)
 
-    async def _send(self, request: bytes, waiting: _Request) -> None:
+    async def _send(self, request: bytes, waiting: _Request, deadline: float) -> None:
         async with self._sending:
             if not self.is_open or self._stream is None:
                 raise Broken
             self._requests.append(waiting)
-            try:
-                await self._stream.send(request)
-            except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            # Shielded: a caller that is cancelled must not leave half a command behind, and cost everybody the connection.
+            with anyio.CancelScope(deadline=deadline, shield=True) as sending:
+                try:
+                    await self._stream.send(request)
+                except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    self.abort()
+                    raise Broken from None
+            if sending.cancelled_caught:
                 self.abort()
-                raise Broken from None
-            except BaseException:  # cancelled, perhaps half way
-                self.abort()
-                raise
