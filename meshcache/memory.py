@@ -232,10 +232,13 @@ class MemoryTier:
         Returns:
             False if there was a copy with another value, and it is not known which is newer: there is none now.
         """
+        now = self._now()
+        expires_at = now + ttl
+        if not newest and self.store.touch_copy(key, value, expires_at):
+            return True  # the usual case: a key that is read again and again
         if self.journal and self.journal.is_dirty(key):
             return True
-        now = self._now()
-        return self.store.put_copy(key, value, now + ttl, now=now, newest=newest, ttl_known=ttl_known)
+        return self.store.put_copy(key, value, expires_at, now=now, newest=newest, ttl_known=ttl_known)
 
     # -- inside
 

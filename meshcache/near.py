@@ -55,6 +55,7 @@ class Near:
         serves: whether reads are answered from copies while Redis answers.
 
     Attributes:
+        counter: grows with every change seen; of the moment before a read is sent it is to be handed to :meth:`fill`.
         is_open: whether copies are made now: Redis answers, and tracking is established.
         serving: whether reads may be answered from copies now.
         hits: reads answered from a copy while Redis answered.
@@ -71,7 +72,7 @@ class Near:
         self._stale_ttl = stale_ttl
         self._serves = serves
         self._tracked = self._redis_answers = False
-        self._counter = 0
+        self.counter = 0
         self._floor = 0
         self._tracked_since = 0
         self._changed: dict[str, int] = {}  # the number of a key's last change; the oldest first
@@ -85,12 +86,14 @@ class Near:
         self.hits += value is not None
         return value
 
-    def begin(self) -> int:
-        """A read is about to be sent; to be handed to :meth:`fill`."""
-        return self._counter
-
     def fill(self, key: str, value: bytes | None, begun: int) -> None:
-        """A read that began then has its reply: make a copy, if that is safe."""
+        """A read has its reply: make a copy, if that is safe.
+
+        Args:
+            key: the key.
+            value: what was read; None for a miss.
+            begun: what the counter was before the read was sent.
+        """
         if begun < self._floor or self._changed.get(key, 0) > begun or key in self._writing or not self.is_open:
             return
         if value is None:
@@ -107,7 +110,7 @@ class Near:
             keys: the keys.
             drop: whether the copies go now; otherwise when it has ended, and another takes their place.
         """
-        self._counter = number = self._counter + 1
+        self.counter = number = self.counter + 1
         for key in keys:
             if drop:
                 self._memory.store.drop_copy(key)
@@ -151,7 +154,7 @@ class Near:
 
     def block(self) -> None:
         """No read or write that began before makes a copy."""
-        self._counter = self._floor = self._counter + 1
+        self.counter = self._floor = self.counter + 1
         self._changed.clear()
 
     # -- what tracking tells
@@ -204,7 +207,7 @@ class Near:
         self._tracked = established
         self._writing.clear()
         self._reopen()
-        self._tracked_since = self._counter
+        self._tracked_since = self.counter
 
     def _reopen(self) -> None:
         self.is_open = self._tracked and self._redis_answers
@@ -212,8 +215,8 @@ class Near:
         self.block()
 
     def _change(self, key: str) -> None:
-        self._counter += 1
+        self.counter += 1
         self._changed.pop(key, None)
-        self._changed[key] = self._counter
+        self._changed[key] = self.counter
         if len(self._changed) > MAX_REMEMBERED:
             self._floor = max(self._floor, self._changed.pop(next(iter(self._changed))))

@@ -208,6 +208,19 @@ class Store:
         self._entries.move_to_end(key)
         return entry.value
 
+    def touch_copy(self, key: str, value: bytes, expires_at: float) -> bool:
+        """Whether there is a copy with this value, and about this long to live; makes it the most recently used entry."""
+        entry = self._entries.get(key)
+        if (
+            entry is None
+            or entry.stamp
+            or entry.value != value
+            or not (entry.ttl_known or expires_at < entry.expires_at + _NEARLY_SAME)
+        ):
+            return False
+        self._entries.move_to_end(key)
+        return True
+
     def put_copy(
         self, key: str, value: bytes, expires_at: float, *, now: float, newest: bool = False, ttl_known: bool = False
     ) -> bool:
@@ -231,8 +244,7 @@ class Store:
             pass
         elif newest or old.value == value:
             self._entries.move_to_end(key)
-            # Rarely more than that: most keys are read again and again.
-            if newest or (not old.ttl_known and expires_at > old.expires_at + _NEARLY_SAME):
+            if newest or not old.ttl_known:
                 self._replace_copy(key, old, value, expires_at, ttl_known=ttl_known)
         else:
             self._drop(key, old)

@@ -35,14 +35,14 @@ class NearTier:
 
     async def get(self, key: str) -> bytes | None:
         """The value, or None for a miss."""
-        begun = self._near.begin()
+        begun = self._near.counter
         value = await self._reads.get(key)
         self._near.fill(key, value, begun)
         return value
 
     async def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
         """The keys found, with their values."""
-        begun = self._near.begin()
+        begun = self._near.counter
         found = await self._reads.get_many(keys)
         for key in keys:
             self._near.fill(key, found.get(key), begun)

@@ -36,7 +36,7 @@ class Instance:
         return self
 
     def filled(self, key: str = "key", value: bytes = b"value") -> None:
-        self.near.fill(key, value, self.near.begin())
+        self.near.fill(key, value, self.near.counter)
 
     def written(self, key: str = "key", value: bytes = b"value", ttl: float | None = None) -> None:
         self.near.wrote((key,), self.near.writing((key,)), {key: value}, ttl)
@@ -86,7 +86,7 @@ def test_an_invalidation_takes_the_copy_out(instance: Instance) -> None:
 
 
 def test_a_flush_takes_everything_out(instance: Instance) -> None:
-    begun = instance.near.begin()
+    begun = instance.near.counter
     instance.filled("key")
     instance.near.invalidate(None)
     instance.near.fill("late", b"old", begun)
@@ -94,17 +94,17 @@ def test_a_flush_takes_everything_out(instance: Instance) -> None:
 
 
 def test_an_invalidation_that_overtakes_the_reply(instance: Instance) -> None:
-    begun = instance.near.begin()
+    begun = instance.near.counter
     instance.near.invalidate(["key"])
     instance.near.fill("key", b"old", begun)
     assert instance.near.read("key") is None
-    instance.near.fill("key", b"new", instance.near.begin())
+    instance.near.fill("key", b"new", instance.near.counter)
     assert instance.near.read("key") == b"new"
 
 
 def test_an_invalidation_that_is_remembered_no_more(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_module, "MAX_REMEMBERED", 3)
-    begun = instance.near.begin()
+    begun = instance.near.counter
     for key in ("key", "a", "b", "c"):
         instance.near.invalidate([key])
     instance.near.fill("key", b"old", begun)
@@ -112,9 +112,9 @@ def test_an_invalidation_that_is_remembered_no_more(instance: Instance, monkeypa
 
 
 def test_a_read_that_began_before_an_own_write(instance: Instance) -> None:
-    before = instance.near.begin()
+    before = instance.near.counter
     number = instance.near.writing(("key",))
-    meanwhile = instance.near.begin()
+    meanwhile = instance.near.counter
     instance.near.wrote(("key",), number, {"key": b"new"}, None)
     instance.near.fill("key", b"old", before)
     instance.near.fill("key", b"old", meanwhile)
@@ -124,7 +124,7 @@ def test_a_read_that_began_before_an_own_write(instance: Instance) -> None:
 def test_of_own_writes_under_way_the_last_one_stays(instance: Instance) -> None:
     one, two = instance.near.writing(("key",)), instance.near.writing(("key",))
     instance.near.wrote(("key",), one, {"key": b"one"}, None)
-    begun = instance.near.begin()
+    begun = instance.near.counter
     instance.near.wrote(("key",), two, {"key": b"two"}, None)
     instance.near.fill("key", b"one", begun)
     assert instance.near.read("key") == b"two"
@@ -138,7 +138,7 @@ def test_a_foreign_write_while_an_own_one_is_under_way(instance: Instance) -> No
 
 
 def test_two_replies_that_differ_make_no_copy(instance: Instance) -> None:
-    begun = instance.near.begin()
+    begun = instance.near.counter
     instance.near.fill("key", b"new", begun)
     instance.near.fill("key", b"old", begun)
     instance.near.fill("key", b"old", begun)
@@ -147,7 +147,7 @@ def test_two_replies_that_differ_make_no_copy(instance: Instance) -> None:
 
 def test_a_miss_takes_the_copy_out(instance: Instance) -> None:
     instance.filled()
-    instance.near.fill("key", None, instance.near.begin())
+    instance.near.fill("key", None, instance.near.counter)
     assert instance.near.read("key") is None
 
 
@@ -178,7 +178,7 @@ def test_nothing_is_kept_while_changes_are_not_told() -> None:
     instance.near.track()
     instance.filled()
     assert instance.store.copies == 1
-    begun, number = instance.near.begin(), instance.near.writing(("written",))
+    begun, number = instance.near.counter, instance.near.writing(("written",))
     instance.near.lose_track()
     assert not instance.near.serving
     instance.near.track()
@@ -203,7 +203,7 @@ def test_copies_outlive_the_beginning_of_an_outage(instance: Instance) -> None:
 
 
 def test_a_delete_by_pattern(instance: Instance) -> None:
-    begun = instance.near.begin()
+    begun = instance.near.counter
     instance.filled("user:1")
     instance.filled("page:1")
     instance.near.forget("user:*")
@@ -301,7 +301,7 @@ class World:
     def begin_read(self) -> None:
         key = self.key()
         if self.near.read(key) is None:
-            self.reads.append(Read(key, self.near.begin()))
+            self.reads.append(Read(key, self.near.counter))
 
     def run_read(self) -> None:
         waiting = [read for read in self.reads if not read.executed]
