@@ -148,7 +148,12 @@ class MeshCache:
             ClosedError: the cache is not open.
         """
         key = check_key(key)
-        data = await self._read(lambda tier: tier.get(key), key)
+        near = self._open().near
+        data = near.read(key) if near.serving else None
+        if data is None:
+            data = await self._read(lambda tier: tier.get(key), key)
+        else:
+            await self._take_turns()
         return default if data is None else self._decode(data)
 
     async def set(
@@ -212,8 +217,13 @@ class MeshCache:
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The keys found, with their values, in the order asked.  Raises as :meth:`get`."""
         asked = check_keys(keys)
+        near = self._open().near
         found: dict[str, bytes] = {}
-        for part in await self._read_many(lambda tier, some: tier.get_many(some), asked):
+        if near.serving:
+            found = {key: data for key in asked if (data := near.read(key)) is not None}
+            await self._take_turns()
+        rest = [key for key in asked if key not in found]
+        for part in await self._read_many(lambda tier, some: tier.get_many(some), rest):
             found |= part
         return {key: self._decode(found[key]) for key in asked if key in found}
 
@@ -348,20 +358,23 @@ class MeshCache:
     async def _answer(self, ask: Callable[[Tier], Awaitable[T]]) -> T:
         """Ask Redis if it answers, and memory if not."""
         runtime = self._open()
-        if runtime.redis is not None and runtime.mode is Mode.REDIS:
+        if runtime.front is not None and runtime.mode is Mode.REDIS:
             epoch = runtime.epoch
             try:
-                answer = await ask(runtime.redis)
+                answer = await ask(runtime.front)
             except Unavailable as outage:
                 runtime.lost(outage, epoch)
             else:
                 runtime.answered()
                 return answer
+        await self._take_turns()
+        return await ask(runtime.memory)
+
+    async def _take_turns(self) -> None:
+        """Memory never waits: a loop of calls would keep the mesh, and everybody else, from their turn."""
         self._memory_calls += 1
         if not self._memory_calls % _MEMORY_CALLS_A_TURN:
-            # Memory never waits: a loop of calls would keep the mesh, and everybody else, from their turn.
             await anyio.lowlevel.checkpoint()
-        return await ask(runtime.memory)
 
     async def _read(self, ask: Callable[[Tier], Awaitable[T]], key: str) -> T:
         """A call that reads one key: from memory if Redis may not have this instance's last write of it."""
@@ -471,7 +484,7 @@ class _Scan(AsyncIterator[str]):
                 if not memory.is_in_doubt(key):
                     return key
         if self._in_memory is None:
-            self._in_memory = iter(memory.keys(self._pattern))
+            self._in_memory = iter(memory.keys(self._pattern, copies=self._runtime.mode is not Mode.REDIS))
         try:
             return next(self._in_memory)
         except StopIteration:

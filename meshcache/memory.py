@@ -115,9 +115,9 @@ class MemoryTier:
         self._write(Op(Kind.SET, key, self._clock.tick(), value, _deadline(ttl_ms, now)), now)
         return True
 
-    def keys(self, pattern: str) -> list[str]:
-        """The keys that this instance holds and that match."""
-        return list(self.store.keys(pattern, self._now()))
+    def keys(self, pattern: str, *, copies: bool = True) -> list[str]:
+        """The keys that this instance holds and that match, with or without those that are copies of what Redis has."""
+        return list(self.store.keys(pattern, self._now(), copies=copies))
 
     async def delete_match(self, pattern: str) -> int:
         """Delete what matches, here, at the peers, and in Redis at recovery; how many this instance held."""
@@ -200,10 +200,45 @@ class MemoryTier:
             for op in ops:
                 self.journal.done(op.key, op.stamp)
 
-    def forget(self) -> None:
-        """Redis answers again: what memory holds would grow old unnoticed.  Only what is dirty stays."""
+    def forget(self, *, copies: bool = True) -> None:
+        """Redis answers again: what memory holds would grow old unnoticed.  Only what is dirty stays.
+
+        Args:
+            copies: whether the copies of what Redis has go too: those that were carried through an outage missed the
+                changes that others made meanwhile.
+        """
         kept = [] if self.journal is None else [key for key, _ in self.journal.oldest(len(self.journal))]
-        self.store.keep_only(kept)
+        if copies:
+            self.store.keep_only(kept)
+        else:
+            self.store.forget_clean(kept)
+
+    # -- copies of what Redis has, kept while it answers; ``near`` says when
+
+    def copy(self, key: str) -> bytes | None:
+        """What Redis has, if this instance keeps a copy."""
+        return self.store.copy(key, self._now())
+
+    def keep(self, key: str, value: bytes, ttl: float, *, newest: bool = False, ttl_known: bool = False) -> bool:
+        """Redis has this value.  Not kept where a stamped write is known of the key, or one that Redis does not have yet.
+
+        Args:
+            key: the key.
+            value: the encoded value.
+            ttl: how long it may be read, in seconds.
+            newest: whether this value is newer than that of any copy there is.
+            ttl_known: whether ``ttl`` is the key's time to live in Redis.
+
+        Returns:
+            False if there was a copy with another value, and it is not known which is newer: there is none now.
+        """
+        now = self._now()
+        expires_at = now + ttl
+        if not newest and self.store.touch_copy(key, value, expires_at):
+            return True  # the usual case: a key that is read again and again
+        if self.journal and self.journal.is_dirty(key):
+            return True
+        return self.store.put_copy(key, value, expires_at, now=now, newest=newest, ttl_known=ttl_known)
 
     # -- inside
 

@@ -39,6 +39,7 @@ class OptionArguments(TypedDict, total=False):
     default_ttl: float | timedelta | None
     op_timeout: float
     near_cache: NearCache
+    stale_ttl: float
     discovery: Sequence[Any] | None
     interfaces: Sequence[str] | None
     port: int
@@ -83,8 +84,14 @@ class Options:
     """The longest that one call waits for Redis before memory answers it, in seconds.  Ten times the 99th percentile of
     your Redis, at least 0.02."""
 
-    near_cache: NearCache = "off"
-    """How much of what Redis holds is kept in memory while Redis is up.  This version knows ``"off"`` only."""
+    near_cache: NearCache = "standby"
+    """What of Redis is kept in memory while Redis is up.  ``"standby"``: copies of what this instance reads and writes, so
+    that an outage begins warm.  ``"serve"``: reads are answered from them as well, at memory speed; another instance's
+    write is seen a moment later.  ``"off"``: nothing, and an outage begins with an empty memory."""
+
+    stale_ttl: float = 60.0
+    """How long a copy of what Redis has may be read, in an outage too, if its time to live is not known, in seconds.  As
+    long as your users may see what was changed behind an outage."""
 
     discovery: Sequence[Any] | None = None
     """Where peers' addresses come from: ``Mdns()``, ``Static([...])``, ``"host:port"`` strings (short for ``Static``) or
@@ -153,11 +160,10 @@ class Options:
             _seconds("default_ttl", self.default_ttl.total_seconds())
         elif self.default_ttl is not None:
             _seconds("default_ttl", self.default_ttl, forever=True)
-        for name in ("op_timeout", "fence_ttl", "tombstone_ttl", "max_skew"):
+        for name in ("op_timeout", "stale_ttl", "fence_ttl", "tombstone_ttl", "max_skew"):
             _seconds(name, getattr(self, name))
         _seconds("warn_outage_after", self.warn_outage_after, forever=True)
         _one_of("near_cache", self.near_cache, get_args(NearCache))
-        _require(self.near_cache == "off", "near_cache", f"{self.near_cache!r} is not in this version; use 'off'")
         _one_of("on_recovery", self.on_recovery, get_args(OnRecovery))
         for name in ("max_entries", "max_bytes", "max_dirty", "failure_threshold", "warn_store_bytes"):
             _whole(name, getattr(self, name), 1)
@@ -222,7 +228,7 @@ _FROM_TEXT: Mapping[str, Callable[[str], Any]] = {
     "discovery": _list,
     "interfaces": _list,
     **dict.fromkeys(
-        ("default_ttl", "op_timeout", "fence_ttl", "tombstone_ttl", "max_skew", "warn_outage_after"), float
+        ("default_ttl", "op_timeout", "stale_ttl", "fence_ttl", "tombstone_ttl", "max_skew", "warn_outage_after"), float
     ),
     **dict.fromkeys(("port", "max_entries", "max_bytes", "max_dirty", "failure_threshold", "warn_store_bytes"), int),
 }

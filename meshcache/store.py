@@ -4,6 +4,9 @@ Decisions only: no I/O, no clock, no randomness, no logging.  ``now`` is seconds
 
 An entry whose value is gone (deleted, invalidated, expired) stays for ``tombstone_ttl`` as a *tombstone*: its stamp
 refuses older writes that are still on their way.  A sweep (delete by pattern) is one record that does so for every key.
+
+While Redis answers, the store may also *keep* copies of what Redis has, for an outage to come (see ``near``).  They have no
+stamp: any stamped write replaces them, they leave no tombstone, and peers are told nothing of them.
 """
 
 from __future__ import annotations
@@ -13,11 +16,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 
-from .buckets import Buckets, Version
+from .buckets import BUCKETS, Buckets, Version
 from .glob import MATCH_ALL, matcher
 from .stamp import Kind, Op, Stamp
 
-__all__ = ["ENTRY_OVERHEAD_BYTES", "MAX_SWEEPS", "Entry", "Store", "add_sweep"]
+__all__ = ["ENTRY_OVERHEAD_BYTES", "MAX_SWEEPS", "UNSTAMPED", "Entry", "Store", "add_sweep"]
 
 ENTRY_OVERHEAD_BYTES = 550
 """What an entry costs besides its key and value: the objects, the dictionary, the list of what expires, the summary for
@@ -26,7 +29,12 @@ peers.  Measured."""
 MAX_SWEEPS = 64
 """So many patterns are remembered one by one; the next makes all of them one sweep of everything."""
 
+UNSTAMPED = Stamp(b"")
+"""What stands in place of a stamp in a copy of what Redis has; older than every stamp."""
+
 _SPARE_SECONDS = 64
+_NEARLY_SAME = 1.0
+"""In seconds: a copy is not written anew to live this little longer."""
 
 
 class Entry:
@@ -34,13 +42,14 @@ class Entry:
 
     Attributes:
         kind: what the newest write did.
-        stamp: the version of that write.
+        stamp: the version of that write; ``UNSTAMPED`` in a copy of what Redis has.
         value: None in a tombstone.
         expires_at: readable before this moment; ``-inf`` in a tombstone, ``inf`` for ever.
         size: bytes that this entry counts for.
+        ttl_known: of a copy, whether ``expires_at`` is that of the key in Redis.
     """
 
-    __slots__ = ("_due", "expires_at", "kind", "size", "stamp", "value")
+    __slots__ = ("_due", "expires_at", "kind", "size", "stamp", "ttl_known", "value")
 
     def __init__(self, kind: Kind, stamp: Stamp, value: bytes | None, expires_at: float, size: int) -> None:
         self.kind = kind
@@ -48,6 +57,7 @@ class Entry:
         self.value = value
         self.expires_at = expires_at
         self.size = size
+        self.ttl_known = False
         self._due: int | None = None
 
 
@@ -64,7 +74,8 @@ class Store:
         hits: reads that found a value.
         misses: reads that found none.
         evictions: entries given up because the store was full.
-        buckets: the versions of all entries, tombstones and sweeps, summed up.
+        buckets: the versions of all entries, tombstones and sweeps, summed up; without the copies.
+        copies: how many of the entries are copies of what Redis has.
     """
 
     def __init__(self, max_entries: int, max_bytes: int, tombstone_ttl: float) -> None:
@@ -77,6 +88,7 @@ class Store:
         self._tombstone_ttl = tombstone_ttl
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # the least recently used first
         self.buckets = Buckets()
+        self.copies = 0
         self._sweeps: dict[str, Stamp] = {}
         self._newest_sweep = b""  # a newer write, so nearly every one, need not look at the patterns
         self._newest_evicted = b""
@@ -106,13 +118,14 @@ class Store:
         entry = self._entries.get(key)
         if entry is not None and entry.expires_at <= now and entry.value is not None:
             self._bury(key, entry, entry.expires_at)
+            return entry if entry.stamp else None
         return entry
 
-    def keys(self, pattern: str, now: float) -> Iterator[str]:
-        """The keys that have a value and match.  The store must not change meanwhile."""
+    def keys(self, pattern: str, now: float, *, copies: bool = True) -> Iterator[str]:
+        """The keys that have a value and match, with or without the copies.  The store must not change meanwhile."""
         matches = matcher(pattern)
         for key, entry in self._entries.items():
-            if entry.expires_at > now and matches(key):
+            if entry.expires_at > now and (copies or entry.stamp) and matches(key):
                 yield key
 
     def apply(self, op: Op, now: float) -> bool:
@@ -124,7 +137,7 @@ class Store:
         if op.kind is Kind.SWEEP:
             return self._sweep(op, now)
         entry = self._entries.get(op.key)
-        if entry is not None:
+        if entry is not None and entry.stamp:
             if (entry.stamp, entry.kind) >= (op.stamp, op.kind):
                 return False
         elif op.stamp < self._newest_evicted:
@@ -140,7 +153,7 @@ class Store:
         if is_sweep:
             return not self._knows_sweep(key, stamp)
         entry = self._entries.get(key)
-        if entry is None:
+        if entry is None or not entry.stamp:
             # A store that had to give something up must not fetch what it does not hold: it would do so for ever.
             return not self._newest_evicted and not self._is_swept(key, stamp)
         return entry.stamp < stamp and not self._is_swept(key, stamp)
@@ -152,7 +165,7 @@ class Store:
             is_over = stamp is None or self._sweeps_end <= now
             return None if is_over else Op(Kind.SWEEP, key, self._sweeps[key], b"", self._sweeps_end)
         entry = self.peek(key, now)
-        if entry is None:
+        if entry is None or not entry.stamp:
             return None
         if entry.value is not None:
             return Op(Kind.SET, key, entry.stamp, entry.value, entry.expires_at)
@@ -169,10 +182,7 @@ class Store:
             Whether there is more to do now.
         """
         if self._sweeps and self._sweeps_end <= now:
-            for pattern in self._sweeps:
-                self.buckets.remove(pattern, is_sweep=True)
-            self._sweeps.clear()
-            self._newest_sweep = b""
+            self._forget_sweeps()
         for key in self._calendar.take(now, limit):
             entry = self._entries[key]
             entry._due = None
@@ -189,11 +199,99 @@ class Store:
         self._newest_sweep = self._newest_evicted = b""
         self._calendar = _Calendar()
         self.buckets.clear()
-        self.bytes = 0
+        self.bytes = self.copies = 0
+
+    # -- copies of what Redis has
+
+    def copy(self, key: str, now: float) -> bytes | None:
+        """The copy of what Redis has; None if there is none.  Makes it the most recently used entry."""
+        entry = self._entries.get(key)
+        if entry is None or entry.stamp or entry.expires_at <= now:
+            return None
+        self._entries.move_to_end(key)
+        return entry.value
+
+    def touch_copy(self, key: str, value: bytes, expires_at: float) -> bool:
+        """Whether there is a copy with this value, and about this long to live; makes it the most recently used entry."""
+        entry = self._entries.get(key)
+        if (
+            entry is None
+            or entry.stamp
+            or entry.value != value
+            or not (entry.ttl_known or expires_at < entry.expires_at + _NEARLY_SAME)
+        ):
+            return False
+        self._entries.move_to_end(key)
+        return True
+
+    def put_copy(
+        self, key: str, value: bytes, expires_at: float, *, now: float, newest: bool = False, ttl_known: bool = False
+    ) -> bool:
+        """Redis has this value.  Changes nothing if something stamped is known of the key: that is newer, or in doubt.
+
+        Args:
+            key: the key.
+            value: the encoded value.
+            expires_at: the copy must not be read from then on.
+            now: this moment.
+            newest: whether this value is newer than that of any copy there is.
+            ttl_known: whether ``expires_at`` is when the key expires in Redis.
+
+        Returns:
+            False if there was a copy with another value, and it is not known which is newer: both go.
+        """
+        old = self._entries.get(key)
+        if old is None:
+            self._add_copy(key, value, expires_at, ttl_known=ttl_known, now=now)
+        elif old.stamp:
+            pass
+        elif newest or old.value == value:
+            self._entries.move_to_end(key)
+            if newest or not old.ttl_known:
+                self._replace_copy(key, old, value, expires_at, ttl_known=ttl_known)
+        else:
+            self._drop(key, old)
+            return False
+        return True
+
+    def drop_copy(self, key: str) -> bool:
+        """Forget the copy of a key; whether there was one."""
+        entry = self._entries.get(key)
+        if entry is None or entry.stamp:
+            return False
+        self._drop(key, entry)
+        return True
+
+    def drop_copies(self, pattern: str = MATCH_ALL) -> int:
+        """Forget every copy whose key matches; how many that were."""
+        if pattern == MATCH_ALL and self.copies == len(self._entries):
+            # The usual case, and one that must be quick: no outage, and a store full of copies.
+            dropped = self.copies
+            self._entries.clear()
+            self._calendar = _Calendar()
+            self.bytes = self.copies = 0
+            return dropped
+        matches = matcher(pattern)
+        keys = [key for key, entry in self._entries.items() if not entry.stamp and matches(key)] if self.copies else []
+        for key in keys:
+            self._drop(key, self._entries[key])
+        return len(keys)
+
+    # -- after an outage
+
+    def forget_clean(self, dirty: Iterable[str]) -> None:
+        """Forget everything stamped but what is known of these keys; the copies stay."""
+        kept = set(dirty)
+        stamped = [version.key for i in range(BUCKETS) for version in self.buckets.versions(i) if not version.is_sweep]
+        for key in stamped:  # there are few, of many copies
+            if key not in kept:
+                self._drop(key, self._entries[key])
+        self._forget_sweeps()
+        self._newest_evicted = b""
 
     def keep_only(self, keys: Iterable[str]) -> None:
-        """Forget everything but what is known of these keys."""
-        kept = [(key, entry) for key in keys if (entry := self._entries.get(key)) is not None]
+        """Forget everything but what is known of these keys; a copy is no knowledge."""
+        kept = [(key, entry) for key in keys if (entry := self._entries.get(key)) is not None and entry.stamp]
         self.clear()
         for key, entry in kept:
             self._entries[key] = entry
@@ -209,6 +307,36 @@ class Store:
 
     # -- inside
 
+    def _add_copy(self, key: str, value: bytes, expires_at: float, *, ttl_known: bool, now: float) -> None:
+        size = ENTRY_OVERHEAD_BYTES + len(key) + len(value)
+        if size > self._max_bytes or expires_at <= now:
+            return
+        entry = self._entries[key] = Entry(Kind.SET, UNSTAMPED, value, expires_at, size)
+        entry.ttl_known = ttl_known
+        entry._due = self._calendar.add(key, expires_at)
+        self.copies += 1
+        self.bytes += size
+        self._make_room_for_copy(key, entry)
+
+    def _replace_copy(self, key: str, entry: Entry, value: bytes, expires_at: float, *, ttl_known: bool) -> None:
+        growth = len(value) - len(entry.value or b"")
+        entry.value, entry.expires_at, entry.ttl_known = value, expires_at, ttl_known
+        entry.size += growth
+        self.bytes += growth
+        if int(expires_at) + 1 != entry._due:
+            self._calendar.remove(key, entry._due)
+            entry._due = self._calendar.add(key, expires_at)
+        if growth > 0:
+            self._make_room_for_copy(key, entry)
+
+    def _make_room_for_copy(self, key: str, entry: Entry) -> None:
+        while self._is_full():
+            oldest = next(iter(self._entries))
+            if self._entries[oldest].stamp:  # what an outage wrote is worth more than a copy
+                self._drop(key, entry)
+                return
+            self._evict()
+
     def _put(self, op: Op, now: float) -> None:
         size = ENTRY_OVERHEAD_BYTES + len(op.key) + len(op.value)
         if op.kind is Kind.SET and op.expires_at > now and size <= self._max_bytes:
@@ -222,13 +350,17 @@ class Store:
         old = self._entries.pop(op.key, None)
         if old is not None:
             self.bytes -= old.size
+            self.copies -= not old.stamp
             self._calendar.remove(op.key, old._due)
         self._entries[op.key] = entry
         self.bytes += entry.size
         self.buckets.put(op.key, op.stamp)
         entry._due = self._calendar.add(op.key, leaves_at)
-        while len(self._entries) > self._max_entries or self.bytes > self._max_bytes:
+        while self._is_full():
             self._evict()
+
+    def _is_full(self) -> bool:
+        return len(self._entries) > self._max_entries or self.bytes > self._max_bytes
 
     def _evict(self) -> None:
         key, entry = self._entries.popitem(last=False)
@@ -237,7 +369,10 @@ class Store:
         self.evictions += 1
 
     def _bury(self, key: str, entry: Entry, died_at: float) -> None:
-        """Make an entry its own tombstone."""
+        """Make an entry its own tombstone; a copy just goes."""
+        if not entry.stamp:
+            self._drop(key, entry)
+            return
         self.bytes -= len(entry.value or b"")
         entry.size -= len(entry.value or b"")
         entry.value = None
@@ -253,7 +388,16 @@ class Store:
         """Settle the accounts of an entry that has left the map."""
         self.bytes -= entry.size
         self._calendar.remove(key, entry._due)
-        self.buckets.remove(key)
+        if entry.stamp:
+            self.buckets.remove(key)
+        else:
+            self.copies -= 1
+
+    def _forget_sweeps(self) -> None:
+        for pattern in self._sweeps:
+            self.buckets.remove(pattern, is_sweep=True)
+        self._sweeps.clear()
+        self._newest_sweep = b""
 
     def _sweep(self, op: Op, now: float) -> bool:
         if self._knows_sweep(op.key, op.stamp):

@@ -10,7 +10,7 @@ import asyncio
 from .link import CONNECTIONS, Link
 from .url import parse_url
 
-__all__ = ["open_link"]
+__all__ = ["in_asyncio_task", "open_link"]
 
 
 def open_link(url: str, *, timeout: float, connections: int = CONNECTIONS) -> Link:
@@ -25,7 +25,7 @@ def open_link(url: str, *, timeout: float, connections: int = CONNECTIONS) -> Li
         ConfigError: the URL is wrong.
     """
     endpoint = parse_url(url)
-    if _in_asyncio_task():
+    if in_asyncio_task():
         from .asyncio_link import AsyncioLink
 
         return AsyncioLink(endpoint, timeout=timeout, connections=connections)
@@ -34,7 +34,8 @@ def open_link(url: str, *, timeout: float, connections: int = CONNECTIONS) -> Li
     return ThreadLink(endpoint, timeout=timeout, connections=connections)
 
 
-def _in_asyncio_task() -> bool:
+def in_asyncio_task() -> bool:
+    """Whether asyncio runs the caller; otherwise it is another event loop."""
     try:
         return asyncio.current_task() is not None  # None: another event loop is a guest of asyncio's
     except RuntimeError:

@@ -17,12 +17,13 @@ from ..errors import RedisCommandError, Unavailable
 from .link import Argument, Command, refusal
 from .url import Endpoint
 
-__all__ = ["BROKEN", "PackedLink", "as_reply", "refused_handshake"]
+__all__ = ["BROKEN", "PackedLink", "as_reply", "pack", "refused_handshake"]
 
 BROKEN: Final = (RedisError, OSError)
 """What redis-py raises when a connection breaks, once the error replies have been sorted out."""
 
-_pack: Final[Callable[[Command], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # its stub knows 1-tuples only
+pack: Final[Callable[[Command], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # its stub knows 1-tuples only
+"""One command in bytes."""
 
 
 class PackedLink(ABC):
@@ -35,7 +36,7 @@ class PackedLink(ABC):
 
     async def execute(self, *command: Argument) -> Any:
         """One command; see :class:`~meshcache.redis.link.Link`."""
-        reply = (await self._call(_pack(command), 1))[0]
+        reply = (await self._call(pack(command), 1))[0]
         if isinstance(reply, RedisCommandError):
             raise reply
         return reply
@@ -44,7 +45,7 @@ class PackedLink(ABC):
         """One pipeline; see :class:`~meshcache.redis.link.Link`."""
         if not commands:
             return []
-        return await self._call(b"".join(map(_pack, commands)), len(commands))
+        return await self._call(b"".join(map(pack, commands)), len(commands))
 
     @abstractmethod
     async def aclose(self) -> None:

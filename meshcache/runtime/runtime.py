@@ -20,20 +20,25 @@ from ..memory import MemoryTier
 from ..mesh.node import ForeignKey, MeshEvent, Node, OpsLost, OpsReceived
 from ..mesh.seal import MeshKey
 from ..modes import ModeMachine
+from ..near import Near
 from ..options import Options
 from ..redis.connect import open_link
 from ..redis.names import Names
 from ..redis.probe import Server, agree_on_mesh_key
 from ..redis.tier import RedisTier
-from ..redis.url import redact
+from ..redis.tracking import TrackedLink
+from ..redis.url import parse_url, redact
 from ..stamp import HybridClock, Op
 from ..store import Store
+from ..tier import Tier
 from ..udp import UdpSocket
 from .background import Background
 from .feed import Feed
+from .near_tier import NearTier
 from .network import Network
 from .recovery import Recovery
 from .through import WriteThrough
+from .tracker import Tracker
 
 __all__ = ["Runtime"]
 
@@ -54,7 +59,9 @@ class Runtime:
         sources: where addresses of peers come from.
 
     Attributes:
-        redis: the tier that answers in ``Mode.REDIS``; None if there is no Redis.
+        redis: what asks Redis, without copies and without regard to the mode; None if there is no Redis.
+        front: the tier that answers in ``Mode.REDIS``: ``redis``, or that with the near cache before it.
+        near: which copies of what Redis has are kept; closed for ever if ``near_cache`` is "off".
         memory: the tier that answers otherwise.
         through: takes writes of dirty keys while ``redis`` answers.
         mode: which tier answers.
@@ -75,7 +82,11 @@ class Runtime:
         clock = HybridClock(self.node_id, _wall_ms, int(options.max_skew * 1000))
         self.memory = MemoryTier(self._store, self._journal, clock, self._now, self._published)
         self.epoch = 0
+        self.near = Near(self.memory, options.stale_ttl, serves=options.near_cache == "serve")
         self.redis: RedisTier | None = None
+        self.front: Tier | None = None
+        self._writes: TrackedLink | None = None
+        self._tracker: Tracker | None = None
         self.through: WriteThrough | None = None
         self._recovery: Recovery | None = None
         self._closers: list[Callable[[], Awaitable[None]]] = []
@@ -100,6 +111,8 @@ class Runtime:
         if self._recovery is not None:
             with anyio.move_on_after(self._options.op_timeout):
                 await self._recovery.tried.wait()
+                if self._tracker is not None and self.mode is Mode.REDIS:
+                    await self._tracker.tried.wait()
             if not self._recovery.tried.is_set():
                 self._say_cold_start(f"no answer within {self._options.op_timeout:g} s")
         if self.mode is not Mode.REDIS and self._options.secret is None and self._mesh_key is None:
@@ -127,6 +140,8 @@ class Runtime:
             if self._recovery is not None:
                 tasks.start_soon(self._recovery.run)
                 tasks.start_soon(self._keep_mesh_key)
+            if self._tracker is not None:
+                tasks.start_soon(self._tracker.run)
             tasks.start_soon(self._run_mesh)
             tasks.start_soon(self._tick)
 
@@ -138,7 +153,9 @@ class Runtime:
         self._closers += [link.aclose, replay.aclose]
         self._names, self._link, self._replay_link = names, link, replay
         self._where = redact(url)
-        self.redis = RedisTier(link, names)
+        self.front = self.redis = RedisTier(link, names)
+        if options.near_cache != "off":
+            self._keep_near(url, options)
         self.through = WriteThrough(
             self.memory, link, names, self._now, fence_ttl=options.fence_ttl, lost=self.lost, settled=self.drained
         )
@@ -153,6 +170,22 @@ class Runtime:
             on_recovery=options.on_recovery,
             fence_ttl=options.fence_ttl,
             now=self._now,
+        )
+
+    def _keep_near(self, url: str, options: Options) -> None:
+        assert self.redis is not None
+        endpoint = parse_url(url)
+        self._writes = TrackedLink(self._link, endpoint.name, options.op_timeout)
+        self.front = NearTier(self.near, self.redis, RedisTier(self._writes, self._names), self._writes)
+        self._tracker = Tracker(
+            near=self.near,
+            link=self._writes,
+            endpoint=endpoint,
+            names=self._names,
+            timeout=options.op_timeout,
+            is_alive=self._is_redis_alive,
+            redis_answers=lambda: self.mode is Mode.REDIS,
+            warn=lambda line: self._warn_once("near", line),
         )
 
     # -- what calls and recovery say of Redis
@@ -172,12 +205,27 @@ class Runtime:
             return
         now = self._now()
         if outage.timed_out:
-            change = self._modes.timed_out(outage.cause, now, others_in_flight=self._link.in_flight)
+            others = self._link.in_flight + (self._writes.in_flight if self._writes else 0)
+            change = self._modes.timed_out(outage.cause, now, others_in_flight=others)
         else:
             change = self._modes.failed(outage.cause, now)
         if self.server is None:
             self._say_cold_start(outage.cause)
         self._changed(change)
+
+    async def _is_redis_alive(self) -> bool:
+        """Ask Redis, if the mode says that it answers; if it does not, that is lost."""
+        if self.redis is None or self.mode is not Mode.REDIS:
+            return False
+        epoch = self.epoch
+        try:
+            await self.redis.ping()
+        except Unavailable as outage:
+            self.lost(outage, epoch)
+            return False
+        except RedisCommandError:
+            pass  # not permitted, but an answer
+        return self.mode is Mode.REDIS
 
     def _say_cold_start(self, cause: str) -> None:
         self._warn_once("start", f"starts in memory, without Redis: {cause} ({self._where})")
@@ -190,14 +238,20 @@ class Runtime:
 
     def drained(self) -> None:
         """Redis knows every write of this instance, but those made just now."""
-        self._changed(self._modes.drained("Redis has what the outage wrote", self._now()))
-        self.memory.forget()
+        change = self._modes.drained("Redis has what the outage wrote", self._now())
+        self._changed(change)
+        # Copies that were carried through an outage are old by now; if there was none, Redis told of every change.
+        self.memory.forget(copies=change is not None)
+        self.near.block()
 
     def _changed(self, change: ModeChanged | None) -> None:
         if change is None:
             return
         self.mode = change.new
         self.epoch += 1
+        self.near.follow(redis_answers=change.new is Mode.REDIS)
+        if self._tracker is not None:
+            self._tracker.wake()
         self._warned.discard("outage")
         level = logging.WARNING if change.new is Mode.MEMORY else logging.INFO
         logger.log(
@@ -340,6 +394,11 @@ class Runtime:
             "redis_misses": redis.misses if redis else 0,
             "memory_hits": memory.hits,
             "memory_misses": memory.misses,
+            "near_tracking": self.near.is_open,
+            "near_entries": self._store.copies,
+            "near_hits": self.near.hits,
+            "near_invalidated": self.near.invalidated,
+            "near_dropped": self.near.dropped,
             "entries": len(self._store),
             "bytes": self._store.bytes,
             "evictions": self._store.evictions,

@@ -39,7 +39,8 @@ def test_the_defaults_are_those_that_the_docs_promise() -> None:
         "codec": "msgpack",
         "default_ttl": None,
         "op_timeout": 0.25,
-        "near_cache": "off",
+        "near_cache": "standby",
+        "stale_ttl": 60.0,
         "discovery": None,
         "interfaces": None,
         "port": 0,
@@ -117,14 +118,13 @@ def test_a_good_value_is_taken_as_it_is(name: str, value: Any) -> None:
         ],
         *[
             (name, value, SECONDS)
-            for name in ("op_timeout", "fence_ttl", "tombstone_ttl", "max_skew")
+            for name in ("op_timeout", "stale_ttl", "fence_ttl", "tombstone_ttl", "max_skew")
             for value in (0, -0.1, math.inf, math.nan, 10**400, None, "1", True, timedelta(1))
         ],
         *[
             ("warn_outage_after", value, f"{SECONDS}, or math.inf for never")
             for value in (0, -math.inf, math.nan, None)
         ],
-        *[("near_cache", value, "not in this version; use 'off'") for value in ("standby", "serve")],
         *[("near_cache", value, "none of 'off', 'standby', 'serve'") for value in ("on", True, None)],
         *[("on_recovery", value, "none of 'replay', 'invalidate', 'discard'") for value in ("", None, ["replay"])],
         *[
@@ -219,7 +219,8 @@ ENVIRONMENT = {
     "codec": ("json", "json"),
     "default_ttl": ("60", 60.0),
     "op_timeout": ("0.1", 0.1),
-    "near_cache": ("off", "off"),
+    "near_cache": ("serve", "serve"),
+    "stale_ttl": ("30", 30.0),
     "discovery": ("mdns, 10.0.0.1:7946", ["mdns", "10.0.0.1:7946"]),
     "interfaces": ("eth0,127.0.0.1,", ["eth0", "127.0.0.1"]),
     "port": ("7946", 7946),

@@ -228,8 +228,10 @@ async def test_what_it_tells_about_itself(cache: MeshCache) -> None:
     assert stats["mode"] == tier
     assert stats["redis_available"] is in_redis
     assert (stats[f"{tier}_hits"], stats[f"{tier}_misses"]) == (1, 1)
-    assert (stats["entries"], stats["dirty"], stats["peers"]) == (0 if in_redis else 1, 0, 0)
-    assert (stats["bytes"] > 0) is not in_redis
+    assert (stats["entries"], stats["dirty"], stats["peers"]) == (1, 0, 0)
+    assert stats["near_entries"] == in_redis  # in mode redis memory holds copies only
+    assert stats["near_tracking"] is in_redis
+    assert stats["bytes"] > 0
     assert 0 <= stats["mode_seconds"] < 60
     assert await cache.ping() is in_redis
     assert ("redis_version" in await cache.info("server")) is in_redis

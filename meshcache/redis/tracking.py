@@ -1,0 +1,385 @@
+"""The tracked connection: the one on which Redis tells of changed keys, and over which this instance writes meanwhile.
+
+``CLIENT TRACKING on BCAST PREFIX <ns>: NOLOOP`` (Redis 6 and later, Valkey): Redis sends the names of changed keys as RESP3
+push messages, without those that this connection itself changed last.  That is why plain writes take this connection,
+all of them, in order (see ``near``, which says what follows).  They are pipelined: none waits for the one before.
+
+redis-py knows RESP3 pushes, but hands them out only while somebody reads a reply, so that nobody is told while the
+connection is idle; and its own near cache polls.  Hence its parser, hiredis, is used directly, on asyncio in the
+transport's own callback, which costs a few µs for each message, elsewhere on anyio's streams.
+
+What may not enter: which copies are kept, and when to connect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, cast
+
+import anyio
+import anyio.abc
+import hiredis
+from anyio import to_thread
+from anyio.streams.tls import TLSStream
+
+from ..errors import RedisCommandError, Unavailable
+from .connect import in_asyncio_task
+from .link import Argument, Command, Link, no_answer, outage, refusal
+from .names import Names
+from .packed_link import pack
+from .tls import Tls
+from .url import Endpoint
+
+__all__ = ["Broken", "Listener", "TrackedConnection", "TrackedLink", "open_tracked", "start_tracking"]
+
+_INCOMPLETE: Final = object()
+_RECEIVE_BYTES: Final = 65_536
+
+
+class Listener(Protocol):
+    """Told what a tracked connection hears, in the event loop, at once and in order."""
+
+    def invalidate(self, keys: list[str] | None) -> None:
+        """Somebody else changed these keys, given without namespace; None: everything was flushed."""
+        ...
+
+    def lose_track(self) -> None:
+        """The connection is gone: changes are no longer told."""
+        ...
+
+
+class Broken(Exception):  # noqa: N818 - a condition, handled where it is met
+    """The connection broke, or was closed here, before the reply was there."""
+
+
+class _Request:
+    """Commands that were sent together and wait for their replies."""
+
+    __slots__ = ("count", "ended", "replies", "then")
+
+    def __init__(self, count: int, ended: Callable[[], None]) -> None:
+        self.count = count
+        self.ended = ended
+        self.replies: list[Any] = []
+        self.then: list[Callable[[], None]] = []
+
+
+class TrackedConnection(ABC):
+    """What both kinds have in common: replies are given out in order, pushes are told at once.
+
+    Attributes:
+        is_open: whether requests may be sent.
+    """
+
+    def __init__(self, server: str, timeout: float, names: Names, listener: Listener) -> None:
+        self.is_open = False
+        self._server = server
+        self._timeout = timeout
+        self._names = names
+        self._listener = listener
+        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        self._requests: deque[_Request] = deque()
+
+    async def call(self, commands: Sequence[Command]) -> list[Any]:
+        """One pipeline; a command that Redis refuses for good has a ``RedisCommandError`` in its place.
+
+        The caller may be cancelled: the commands are run all the same, and the connection stays in order.
+
+        Raises:
+            Unavailable: no reply in time, or Redis cannot serve; the connection is given up then.
+            Broken: the connection broke.
+        """
+        try:
+            replies = await self._call(b"".join(map(pack, commands)), len(commands))
+        except Unavailable:
+            self.abort()
+            raise
+        for i, reply in enumerate(replies):
+            if isinstance(reply, hiredis.ReplyError):
+                meaning = refusal(str(reply), self._server)
+                if isinstance(meaning, Unavailable):
+                    self.abort()
+                    raise meaning
+                replies[i] = meaning
+        return replies
+
+    def when_answered(self, then: Callable[[], None]) -> None:
+        """Call this once everything sent so far has its reply; never, if the connection breaks before."""
+        if self._requests:
+            self._requests[-1].then.append(then)
+        elif self.is_open:
+            then()
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Give it up; never waits."""
+
+    @abstractmethod
+    async def connect(self, endpoint: Endpoint, tls: Tls) -> None:
+        """Open the socket."""
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Returns once the connection is closed; must be running for anything to be received."""
+
+    @abstractmethod
+    async def _call(self, request: bytes, count: int) -> list[Any]: ...
+
+    def _received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not _INCOMPLETE:
+                if isinstance(reply, hiredis.PushNotification):
+                    self._pushed(reply)
+                else:
+                    self._answered(reply)
+        except (hiredis.ProtocolError, IndexError):  # not RESP3, or more replies than requests
+            self.abort()
+
+    def _answered(self, reply: Any) -> None:
+        request = self._requests[0]
+        request.replies.append(reply)
+        if len(request.replies) == request.count:
+            self._requests.popleft()
+            request.ended()
+            for then in request.then:
+                then()
+
+    def _pushed(self, message: list[Any]) -> None:
+        if message[0] != b"invalidate":
+            return
+        names = message[1]
+        self._listener.invalidate(
+            None if names is None else [key for key in map(self._names.strip, names) if key is not None]
+        )
+
+    def _close(self) -> None:
+        """No more is heard, from this moment."""
+        if self.is_open:
+            self.is_open = False
+            self._listener.lose_track()
+
+    def _ended(self) -> None:
+        """The connection is gone: nobody who waits will get a reply."""
+        self._close()
+        requests, self._requests = self._requests, deque()
+        for request in requests:
+            request.ended()
+
+
+class TrackedLink:
+    """A :class:`~meshcache.redis.link.Link` for writes: over the tracked connection while there is one, else over another link.
+
+    If the tracked connection breaks, the other link makes the second try, within the same time limit.
+
+    Attributes:
+        connection: the tracked connection, or None.
+        in_flight: commands or pipelines under way on the tracked connection.
+    """
+
+    def __init__(self, other: Link, endpoint_name: str, timeout: float) -> None:
+        self.connection: TrackedConnection | None = None
+        self.in_flight = 0
+        self._other = other
+        self._server = endpoint_name
+        self._timeout = timeout
+
+    async def execute(self, *command: Argument) -> Any:
+        """One command; see :class:`~meshcache.redis.link.Link`."""
+        reply = (await self.execute_many([command]))[0]
+        if isinstance(reply, RedisCommandError):
+            raise reply
+        return reply
+
+    async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
+        """One pipeline; see :class:`~meshcache.redis.link.Link`."""
+        connection = self.connection
+        if connection is None or not connection.is_open or not commands:
+            return await self._other.execute_many(commands)
+        start = time.monotonic()
+        self.in_flight += 1
+        try:
+            return await connection.call(commands)
+        except Broken:
+            pass
+        finally:
+            self.in_flight -= 1
+        with anyio.move_on_after(self._timeout - (time.monotonic() - start)):
+            return await self._other.execute_many(commands)
+        raise no_answer(self._timeout, self._server)
+
+    def when_answered(self, then: Callable[[], None]) -> None:
+        """Call this once what was sent so far has its reply; never, if the tracked connection is gone or breaks before."""
+        if self.connection is not None:
+            self.connection.when_answered(then)
+
+    async def aclose(self) -> None:
+        """Give up the tracked connection."""
+        if self.connection is not None:
+            self.connection.abort()
+
+
+async def open_tracked(
+    endpoint: Endpoint, tls: Tls, names: Names, listener: Listener, *, timeout: float
+) -> TrackedConnection:
+    """A connected socket, for the event loop that runs now; nothing is sent yet: see :func:`start_tracking`.
+
+    Raises:
+        Unavailable: no connection within ``timeout`` seconds.
+    """
+    kind = _AsyncioConnection if in_asyncio_task() else _StreamConnection
+    connection = kind(endpoint.name, timeout, names, listener)
+    try:
+        with anyio.fail_after(timeout):
+            await connection.connect(endpoint, tls)
+    except TimeoutError:
+        raise no_answer(timeout, endpoint.name) from None
+    except (OSError, anyio.BrokenResourceError) as error:
+        raise outage(error, endpoint.name) from None
+    return connection
+
+
+async def start_tracking(connection: TrackedConnection, endpoint: Endpoint, names: Names) -> None:
+    """The handshake: RESP3, who we are, and what to tell.  The connection must be running.
+
+    Raises:
+        Unavailable: the connection broke, or Redis cannot serve now.
+        RedisCommandError: this server or this user cannot have it.
+    """
+    commands: list[Command] = [("HELLO", "3")]
+    if endpoint.username or endpoint.password:
+        commands = [("HELLO", "3", "AUTH", endpoint.username or "default", endpoint.password or "")]
+    if endpoint.db:
+        commands.append(("SELECT", endpoint.db))
+    commands.append(("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", names.prefix, "NOLOOP"))
+    try:
+        replies = await connection.call(commands)
+    except Broken:
+        raise Unavailable(f"{endpoint.name}: connection closed") from None
+    for reply in replies:
+        if isinstance(reply, RedisCommandError):
+            connection.abort()
+            raise reply
+
+
+class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._loop = asyncio.get_running_loop()
+        self._closed = anyio.Event()
+        self._transport: asyncio.Transport | None = None
+
+    async def connect(self, endpoint: Endpoint, tls: Tls) -> None:
+        if endpoint.scheme == "unix":
+            await self._loop.create_unix_connection(lambda: self, endpoint.path)
+        elif endpoint.scheme == "rediss":
+            context = await asyncio.to_thread(tls.load)
+            await self._loop.create_connection(
+                lambda: self, endpoint.host, endpoint.port, ssl=context, server_hostname=endpoint.host
+            )
+        else:
+            await self._loop.create_connection(lambda: self, endpoint.host, endpoint.port)
+
+    async def run(self) -> None:
+        await self._closed.wait()
+
+    def abort(self) -> None:
+        self._close()
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _call(self, request: bytes, count: int) -> list[Any]:
+        if self._transport is None or not self.is_open or self._transport.is_closing():
+            raise Broken
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        waiting = _Request(count, lambda: None if waiter.done() else waiter.set_result(None))
+        self._requests.append(waiting)
+        self._transport.write(request)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await waiter
+        except TimeoutError:
+            raise no_answer(self._timeout, self._server) from None
+        if len(waiting.replies) < count:
+            raise Broken
+        return waiting.replies
+
+    # -- what the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.is_open = True
+
+    def data_received(self, data: bytes) -> None:
+        self._received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended()
+        self._closed.set()
+
+
+class _StreamConnection(TrackedConnection):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._stream: anyio.abc.ByteStream | None = None
+        self._sending = anyio.Lock()
+        self._scope = anyio.CancelScope()
+
+    async def connect(self, endpoint: Endpoint, tls: Tls) -> None:
+        if endpoint.scheme == "unix":
+            self._stream = await anyio.connect_unix(endpoint.path)
+        else:
+            self._stream = await anyio.connect_tcp(endpoint.host, endpoint.port)
+        if endpoint.scheme == "rediss":
+            context = await to_thread.run_sync(tls.load)
+            self._stream = await TLSStream.wrap(
+                self._stream, server_side=False, hostname=endpoint.host, ssl_context=context, standard_compatible=False
+            )
+        self.is_open = True
+
+    async def run(self) -> None:
+        assert self._stream is not None
+        try:
+            with self._scope:
+                while True:
+                    self._received(await self._stream.receive(_RECEIVE_BYTES))
+        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+        finally:
+            self._ended()
+            await anyio.aclose_forcefully(self._stream)
+
+    def abort(self) -> None:
+        self._close()
+        self._scope.cancel()
+
+    async def _call(self, request: bytes, count: int) -> list[Any]:
+        answered = anyio.Event()
+        waiting = _Request(count, answered.set)
+        deadline = anyio.current_time() + self._timeout
+        with anyio.CancelScope(deadline=deadline):
+            await self._send(request, waiting, deadline)
+            await answered.wait()
+            if len(waiting.replies) < count:
+                raise Broken
+            return waiting.replies
+        raise no_answer(self._timeout, self._server)
+
+    async def _send(self, request: bytes, waiting: _Request, deadline: float) -> None:
+        async with self._sending:
+            if not self.is_open or self._stream is None:
+                raise Broken
+            self._requests.append(waiting)
+            # Shielded: a caller that is cancelled must not leave half a command behind, and cost everybody the connection.
+            with anyio.CancelScope(deadline=deadline, shield=True) as sending:
+                try:
+                    await self._stream.send(request)
+                except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    self.abort()
+                    raise Broken from None
+            if sending.cancelled_caught:
+                self.abort()

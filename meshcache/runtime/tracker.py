@@ -1,0 +1,142 @@
+"""Keeps the tracked connection of the near cache: opens it while Redis answers, asks whether it is alive, opens it anew.
+
+A tracked connection that breaks may be the first sign of an outage, or a mishap of its own.  So Redis is asked over
+another connection: if it answers, every copy goes; if not, it is an outage, which begins with the copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import anyio
+
+from ..errors import RedisCommandError, Unavailable
+from ..near import Near
+from ..redis.names import Names
+from ..redis.tls import Tls
+from ..redis.tracking import Broken, TrackedConnection, TrackedLink, open_tracked, start_tracking
+from ..redis.url import Endpoint
+
+__all__ = ["Tracker"]
+
+_HEALTH_INTERVAL: Final = 2.0
+"""In seconds: how often a connection on which nothing comes is asked whether it lives."""
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 30.0
+_WARN_AFTER: Final = 3
+
+
+class Tracker:
+    """Runs tracking for one near cache.
+
+    Args:
+        near: told of every change, and of tracking itself.
+        link: gets the connection while it is good, for writes.
+        endpoint: where Redis is.
+        names: the keys.
+        timeout: the longest wait for one reply, in seconds.
+        is_alive: asks Redis over another connection.  What that means for the mode is not decided here.
+        redis_answers: whether the mode says so.
+        warn: called with one line when there can be no near cache.
+
+    Attributes:
+        tried: set once the first attempt of all is over, whatever came of it.
+    """
+
+    def __init__(
+        self,
+        *,
+        near: Near,
+        link: TrackedLink,
+        endpoint: Endpoint,
+        names: Names,
+        timeout: float,
+        is_alive: Callable[[], Awaitable[bool]],
+        redis_answers: Callable[[], bool],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.tried = anyio.Event()
+        self._near = near
+        self._link = link
+        self._endpoint = endpoint
+        self._tls = Tls(endpoint.tls)
+        self._names = names
+        self._timeout = timeout
+        self._is_alive = is_alive
+        self._redis_answers = redis_answers
+        self._warn = warn
+        self._woken = anyio.Event()
+
+    def wake(self) -> None:
+        """The mode changed."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        pause, failures = _FIRST_PAUSE, 0
+        while True:
+            if not self._redis_answers():
+                pause, failures = _FIRST_PAUSE, 0
+                await self._sleep(None)
+                continue
+            start = anyio.current_time()
+            try:
+                await self._track()
+                failures = 0
+            except RedisCommandError as error:
+                self._warn(f"the near cache is off: Redis does not let this instance track changes: {error}")
+                pause = _LONGEST_PAUSE
+            except Unavailable as outage:
+                failures += 1
+                if failures == _WARN_AFTER:
+                    self._warn(f"the near cache is off until changes can be tracked: {outage.cause}")
+            self.tried.set()
+            if await self._is_alive():
+                self._near.drop()
+            if anyio.current_time() - start > _LONGEST_PAUSE:
+                pause = _FIRST_PAUSE
+            await self._sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _track(self) -> None:
+        """Track until the connection breaks.  Raises ``Unavailable`` or ``RedisCommandError`` if it cannot begin."""
+        connection = await open_tracked(self._endpoint, self._tls, self._names, self._near, timeout=self._timeout)
+        refused: Unavailable | RedisCommandError | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._receive, connection, tasks.cancel_scope)
+                try:
+                    await start_tracking(connection, self._endpoint, self._names)
+                except (Unavailable, RedisCommandError) as error:
+                    refused = error  # not raised here: a task group would wrap it
+                else:
+                    self._near.track()
+                    self._link.connection = connection
+                    self.tried.set()
+                    await self._ask_again_and_again(connection)
+                tasks.cancel_scope.cancel()
+        finally:
+            self._link.connection = None
+            connection.abort()
+        if refused is not None:
+            raise refused
+
+    async def _receive(self, connection: TrackedConnection, scope: anyio.CancelScope) -> None:
+        await connection.run()
+        scope.cancel()
+
+    async def _ask_again_and_again(self, connection: TrackedConnection) -> None:
+        """Ends when there is no answer in time."""
+        while connection.is_open:
+            await anyio.sleep(_HEALTH_INTERVAL)
+            try:
+                await connection.call([("PING",)])
+            except (Unavailable, Broken):
+                return
+
+    async def _sleep(self, seconds: float | None) -> None:
+        with anyio.move_on_after(seconds):
+            await self._woken.wait()
+        self._woken = anyio.Event()
