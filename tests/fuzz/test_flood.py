@@ -16,12 +16,12 @@ from meshcache.testing.network import Network
 from tests.fuzz.flood import datagrams, record
 from tests.unit.mesh.nodes import KEY, Known, agree, left, meet, set_op
 
-COUNT = 1_000_000 if os.environ.get("MESHCACHE_TEST_FULL") == "1" else 50_000
+COUNT = 1_000_000 if os.environ.get("MESHCACHE_TEST_FULL") == "1" else 60_000
 WARM = 30_000
 """By then every table that remembers strangers is full."""
 
-MOST_GROWTH = 50_000
-"""Bytes, after that.  A node that kept 3 bytes of each datagram would show."""
+MOST_GROWTH = 150_000
+"""Bytes, after that; some of it are packets of the simulated network.  A node that kept 5 bytes of each datagram would show."""
 
 
 def test_nothing_is_accepted_and_nothing_is_kept() -> None:
