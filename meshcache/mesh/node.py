@@ -454,9 +454,9 @@ class Node:
         """Only now, not when the heartbeat came: what came together with it is known to the replica by now."""
         if now >= self._compare_at:
             for session in self._to_compare.values():
-                if self._mode is Mode.REDIS or session.root is None or self._reconciler.root is None:
+                if Mode.REDIS in (self._mode, session.mode) or self._reconciler.root is None:
                     self._give_up_losses(session)
-                else:
+                elif session.root is not None:  # None: no heartbeat came yet since we met
                     self._ask(self._reconciler.consider(session, now), now)
             self._to_compare.clear()
             self._compare_at = inf

@@ -24,6 +24,19 @@ def test_at_30_percent_loss_everyone_agrees_within_seconds(seed: int) -> None:
     assert report.agreed_after < 8.0, f"seed {seed}"
 
 
+@pytest.mark.parametrize(
+    ("seed", "seconds"),
+    [
+        (
+            202621,
+            10.0,
+        ),  # told that writes were lost for good before the first heartbeat of a peer met again could be compared
+    ],
+)
+def test_a_schedule_that_failed_once(seed: int, seconds: float) -> None:
+    run_schedule(seed, seconds=seconds)
+
+
 def test_the_same_seed_gives_the_same_schedule() -> None:
     assert run_schedule(5) == run_schedule(5)
 
