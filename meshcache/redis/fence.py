@@ -15,14 +15,12 @@ from typing import Any, Final
 
 from ..errors import RedisCommandError
 from ..stamp import STAMP_BYTES, Kind, Op, Stamp
+from ..store import MAX_SWEEPS
 from .link import Argument, Command, Link, pipelines
 from .names import Names
 from .tier import scan_pages
 
-__all__ = ["MAX_SWEEPS", "apply", "publish_sweeps", "read_sweeps", "sweep"]
-
-MAX_SWEEPS: Final = 64
-"""How many patterns are kept in Redis; more of them become "everything"."""
+__all__ = ["apply", "publish_sweeps", "read_sweeps", "sweep"]
 
 
 async def apply(link: Link, names: Names, ops: Sequence[Op], now: float, fence_ttl_ms: int) -> list[bool]:

@@ -11,11 +11,12 @@ import anyio
 import pytest
 
 from meshcache.errors import RedisCommandError, Unavailable
-from meshcache.redis.fence import MAX_SWEEPS, apply, publish_sweeps, read_sweeps, sweep
+from meshcache.redis.fence import apply, publish_sweeps, read_sweeps, sweep
 from meshcache.redis.link import Link
 from meshcache.redis.names import Names
 from meshcache.redis.tier import RedisTier
 from meshcache.stamp import Kind, Op, Stamp, make_stamp
+from meshcache.store import MAX_SWEEPS
 from meshcache.testing.server import RedisServer
 from tests.support import eventually
 
