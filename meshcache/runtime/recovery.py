@@ -26,6 +26,7 @@ from ..stamp import Kind, Op, Stamp
 __all__ = ["Recovery", "Signals"]
 
 _BATCH = 500
+_SMALLEST_BATCH = 8
 _RETRY = 0.02
 
 
@@ -90,6 +91,7 @@ class Recovery:
         self._on_recovery = on_recovery
         self._fence_ttl_ms = int(fence_ttl * 1000)
         self._now = now
+        self._batch = _BATCH
         self._woken = anyio.Event()
 
     def wake(self) -> None:
@@ -120,6 +122,8 @@ class Recovery:
                 await self._signals.probed(await probe(self._link, self._names))
             await self._drain()
         except Unavailable as outage:
+            if outage.timed_out:  # too much at once for this way to Redis, perhaps: never try the very same for ever
+                self._batch = max(self._batch // 4, _SMALLEST_BATCH)
             self._signals.lost(outage)
         except RedisCommandError as error:
             # Redis answers, but forbids what recovery needs: the outage goes on, with the reason in the log.
@@ -166,12 +170,13 @@ class Recovery:
     async def _replay_keys(self, *, invalidate: bool) -> None:
         """One pass over the keys that are dirty now."""
         left = len(self._journal)
-        while left > 0 and (ops := self._memory.dirty(min(left, _BATCH))):
+        while left > 0 and (ops := self._memory.dirty(min(left, self._batch))):
             left -= len(ops)
             if invalidate:
                 ops = [Op(Kind.INVALIDATE, op.key, op.stamp) for op in ops]
             applied = await self._apply(ops)
             self._memory.cleaned(ops)
+            self._batch = min(self._batch * 2, _BATCH)
             self.replayed += sum(applied)
             self.refused += len(applied) - sum(applied)
 

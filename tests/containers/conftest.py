@@ -29,7 +29,7 @@ os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
 os.environ.setdefault("TC_POOLING_INTERVAL", "0.1")
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-GATEWAY_TAG = "meshcache-test/gateway:latest"
+GATEWAY_TAG = f"meshcache-test/gateway:{os.getpid()}"  # two runs on one engine do not meet
 
 
 @pytest.fixture(scope="session")
