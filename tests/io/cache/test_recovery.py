@@ -149,14 +149,17 @@ async def test_an_older_replay_is_refused(redis_server: RedisServer) -> None:
             assert two.stats()["replay_refused"] == 2
 
 
-async def test_writes_go_on_while_it_recovers(redis_server: RedisServer, proxy: OutageProxy) -> None:
-    """No write is lost between the last look at the journal and the switch."""
-    async with lone_cache(proxy.url) as cache:
+async def test_writes_go_on_while_it_recovers(redis_server: RedisServer) -> None:
+    """No write is lost between the last look at the journal and the switch, and a key written all the time delays nothing.
+
+    The server itself goes: a proxy in this process would have to share the interpreter with a loop that never waits.
+    """
+    async with lone_cache(redis_server.url) as cache:
         for _ in range(2):
-            proxy.refuse()
+            redis_server.kill()
             await notice([cache])
             await cache.set_many({f"key:{i}": 0 for i in range(1000)})
-            proxy.forward()
+            redis_server.start()
             count = 0
             while cache.mode is not Mode.REDIS:
                 count += 1
