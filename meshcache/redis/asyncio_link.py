@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from ..errors import Unavailable
 from .link import may_try_again, no_answer, outage
-from .packed_link import BROKEN, PackedLink, as_reply, refused_handshake
+from .packed_link import BROKEN, GREETING, PackedLink, as_reply, refused_handshake
 from .tls import Tls
 from .url import Endpoint
 
@@ -82,9 +82,9 @@ class AsyncioLink(PackedLink):
 
     async def _talk(self, connection: _Connection, request: bytes, count: int) -> list[Any]:
         try:
-            await connection.send_packed_command(request, check_health=False)
-            replies = [await self._read(connection) for _ in range(count)]
+            replies = await self._round_trip(connection, request, count)
         except BaseException:  # the caller's cancellation, too: a reply may be outstanding
+            self.identity.abandon(connection.client_id)
             connection.abort()
             raise
         if self._closed:
@@ -92,6 +92,10 @@ class AsyncioLink(PackedLink):
         else:
             self._idle.append(connection)
         return replies
+
+    async def _round_trip(self, connection: _Connection, request: bytes, count: int) -> list[Any]:
+        await connection.send_packed_command(request, check_health=False)
+        return [await self._read(connection) for _ in range(count)]
 
     async def _read(self, connection: _Connection) -> Any:
         try:
@@ -114,6 +118,7 @@ class AsyncioLink(PackedLink):
         connection = await self._factory.make()
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
+            connection.client_id = self.identity.check(await self._round_trip(connection, GREETING, 2))
         except BaseException as error:
             connection.abort()
             if isinstance(error, RedisError) and (refused := refused_handshake(error, self._server)):
@@ -133,6 +138,8 @@ class _Connection(AbstractConnection):
     """Closes at once.  redis-py's own way first sends what is not sent yet, which a server that hangs never lets end."""
 
     __slots__ = ()
+
+    client_id: int | None = None
 
     def abort(self) -> None:
         """Give it up; never waits."""

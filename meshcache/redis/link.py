@@ -22,7 +22,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..errors import RedisCommandError, Unavailable
 
@@ -30,7 +30,9 @@ __all__ = [
     "CONNECTIONS",
     "Argument",
     "Command",
+    "Identity",
     "Link",
+    "Server",
     "may_try_again",
     "no_answer",
     "outage",
@@ -50,9 +52,11 @@ class Link(Protocol):
 
     Attributes:
         in_flight: commands or pipelines under way now, those that wait for a connection included.
+        identity: which server it must be, and which connections were given up.
     """
 
     in_flight: int
+    identity: Identity
 
     async def execute(self, *command: Argument) -> Any:
         """One command; its reply as Redis gives it: bytes, int, None, or a list of these.
@@ -76,6 +80,66 @@ class Link(Protocol):
     async def aclose(self) -> None:
         """Give up the connections.  Later calls raise ``Unavailable``."""
         ...
+
+
+# -- who answers
+
+
+class Server(NamedTuple):
+    """The server that answered.
+
+    Attributes:
+        run_id: 40 hexadecimal digits, new at every start of the server; empty if INFO is not permitted.
+        version: for example ``"7.2.4"``; empty if INFO is not permitted.
+        software: ``"redis"`` or ``"valkey"``.
+    """
+
+    run_id: str = ""
+    version: str = ""
+    software: str = "redis"
+
+    @classmethod
+    def of(cls, info: bytes) -> Server:
+        """By the reply to ``INFO server``."""
+        lines = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
+        fields = {name: value for name, _, value in lines}
+        valkey = fields.get("valkey_version")  # a Valkey also calls itself some Redis, for old clients
+        version = valkey or fields.get("redis_version", "")
+        return cls(fields.get("run_id", ""), version, "valkey" if valkey else "redis")
+
+
+class Identity:
+    """Which server a link talks to, and which of its connections were given up while it still had something to do for them.
+
+    A server that was started anew may have forgotten its last seconds: no command may run there before somebody has seen to
+    that.  And what was sent on a connection that was given up may still arrive, long after.
+
+    Attributes:
+        expected: the run id that every new connection must find; None: any.
+        abandoned: the client ids of connections given up with a reply outstanding; whoever kills them takes them out.
+    """
+
+    def __init__(self, server: str) -> None:
+        self.expected: str | None = None
+        self.abandoned: list[int] = []
+        self._server = server
+
+    def check(self, replies: Sequence[Any]) -> int | None:
+        """The client id of a new connection, by the replies to ``CLIENT ID`` and ``INFO server``; None if the user may not know it.
+
+        Raises:
+            Unavailable: it is not the server that was expected.
+        """
+        client_id, info = replies
+        found = None if isinstance(info, RedisCommandError) else Server.of(info).run_id
+        if self.expected and found and found != self.expected:
+            raise Unavailable(f"{self._server} was started anew, or is another server than before")
+        return client_id if isinstance(client_id, int) else None
+
+    def abandon(self, client_id: int | None) -> None:
+        """A connection was given up with a reply outstanding."""
+        if client_id is not None:
+            self.abandoned.append(client_id)
 
 
 # -- pipelines

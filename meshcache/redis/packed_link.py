@@ -14,10 +14,10 @@ import hiredis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from ..errors import RedisCommandError, Unavailable
-from .link import Argument, Command, refusal
+from .link import Argument, Command, Identity, refusal
 from .url import Endpoint
 
-__all__ = ["BROKEN", "PackedLink", "as_reply", "pack", "refused_handshake"]
+__all__ = ["BROKEN", "GREETING", "PackedLink", "as_reply", "pack", "refused_handshake"]
 
 BROKEN: Final = (RedisError, OSError)
 """What redis-py raises when a connection breaks, once the error replies have been sorted out."""
@@ -26,11 +26,16 @@ pack: Final[Callable[[Command], bytes]] = hiredis.pack_command  # type: ignore[a
 """One command in bytes."""
 
 
+GREETING: Final = pack(("CLIENT", "ID")) + pack(("INFO", "server"))
+"""What every new connection asks first; see :class:`~meshcache.redis.link.Identity`."""
+
+
 class PackedLink(ABC):
     """A :class:`~meshcache.redis.link.Link` whose round trips are made by a subclass."""
 
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
         self.in_flight = 0
+        self.identity = Identity(endpoint.name)
         self._server = endpoint.name
         self._timeout = timeout
 

@@ -18,9 +18,9 @@ from ..memory import MemoryTier
 from ..modes import ModeMachine
 from ..options import OnRecovery
 from ..redis.fence import apply, publish_sweeps, read_sweeps, sweep
-from ..redis.link import Link
+from ..redis.link import Link, Server
 from ..redis.names import Names
-from ..redis.probe import Server, probe
+from ..redis.probe import probe
 from ..stamp import Kind, Op, Stamp
 
 __all__ = ["Recovery", "Signals"]

@@ -23,8 +23,9 @@ from ..modes import ModeMachine
 from ..near import Near
 from ..options import Options
 from ..redis.connect import open_link
+from ..redis.link import Server
 from ..redis.names import Names
-from ..redis.probe import Server, agree_on_mesh_key
+from ..redis.probe import agree_on_mesh_key
 from ..redis.tier import RedisTier
 from ..redis.tracking import TrackedLink
 from ..redis.url import parse_url, redact

@@ -102,13 +102,15 @@ class Tracker:
 
     async def _track(self) -> None:
         """Track until the connection breaks.  Raises ``Unavailable`` or ``RedisCommandError`` if it cannot begin."""
-        connection = await open_tracked(self._endpoint, self._tls, self._names, self._near, timeout=self._timeout)
+        connection = await open_tracked(
+            self._endpoint, self._tls, self._names, self._near, self._link.identity, timeout=self._timeout
+        )
         refused: Unavailable | RedisCommandError | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._receive, connection, tasks.cancel_scope)
                 try:
-                    await start_tracking(connection, self._endpoint, self._names)
+                    await start_tracking(connection, self._endpoint, self._names, self._link.identity)
                 except (Unavailable, RedisCommandError) as error:
                     refused = error  # not raised here: a task group would wrap it
                 else:
