@@ -29,6 +29,7 @@ class Names:
         mesh_key: holds the 32 bytes that seal the mesh's datagrams.
         sweeps: a hash of pattern to stamp: what was deleted by pattern in an outage.
         probe: written by every probe.
+        registry: a hash of the instances that reach Redis.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -38,6 +39,7 @@ class Names:
         self.mesh_key = own + b"key"
         self.sweeps = own + b"sweeps"
         self.probe = own + b"probe"
+        self.registry = own + b"registry"
 
     def key(self, key: str) -> bytes:
         """The Redis key of a key."""

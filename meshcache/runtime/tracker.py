@@ -39,6 +39,7 @@ class Tracker:
         timeout: the longest wait for one reply, in seconds.
         is_alive: asks Redis over another connection.  What that means for the mode is not decided here.
         redis_answers: whether the mode says so.
+        changed: told of the keys that somebody else changed, None for all.
         warn: called with one line when there can be no near cache.
 
     Attributes:
@@ -55,6 +56,7 @@ class Tracker:
         timeout: float,
         is_alive: Callable[[], Awaitable[bool]],
         redis_answers: Callable[[], bool],
+        changed: Callable[[list[str] | None], None],
         warn: Callable[[str], None],
     ) -> None:
         self.tried = anyio.Event()
@@ -66,12 +68,22 @@ class Tracker:
         self._timeout = timeout
         self._is_alive = is_alive
         self._redis_answers = redis_answers
+        self._changed = changed
         self._warn = warn
         self._woken = anyio.Event()
 
     def wake(self) -> None:
         """The mode changed."""
         self._woken.set()
+
+    def invalidate(self, keys: list[str] | None) -> None:
+        """The tracked connection told of changes."""
+        self._near.invalidate(keys)
+        self._changed(keys)
+
+    def lose_track(self) -> None:
+        """The tracked connection is gone."""
+        self._near.lose_track()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -103,7 +115,7 @@ class Tracker:
     async def _track(self) -> None:
         """Track until the connection breaks.  Raises ``Unavailable`` or ``RedisCommandError`` if it cannot begin."""
         connection = await open_tracked(
-            self._endpoint, self._tls, self._names, self._near, self._link.identity, timeout=self._timeout
+            self._endpoint, self._tls, self._names, self, self._link.identity, timeout=self._timeout
         )
         refused: Unavailable | RedisCommandError | None = None
         try:
