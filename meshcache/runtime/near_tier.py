@@ -79,8 +79,8 @@ class NearTier:
         return existed
 
     async def expire(self, key: str, ttl_ms: int | None) -> bool:
-        """A new time to live.  The copy goes: it has another one."""
-        number = self._near.writing((key,))
+        """A new time to live.  The copy goes afterwards: it has another one, but is all there is if Redis is gone."""
+        number = self._near.writing((key,), drop=False)
         known = await self._settled(self._writes.expire(key, ttl_ms), (key,), number)
         self._near.wrote((key,), number, {}, None)
         return known

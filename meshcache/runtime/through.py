@@ -123,7 +123,7 @@ class WriteThrough:
     async def _send(self, ops: list[Op], condition: Condition = "") -> list[Outcome] | None:
         """The outcomes; None if Redis did not answer."""
         keys = tuple(op.key for op in ops)
-        number = self._near.writing(keys)
+        number = self._near.writing(keys, drop=any(op.kind is Kind.DELETE for op in ops))
         try:
             sent = await settled(self._near, self._link, self._write(ops, condition), keys, number)
         except Unavailable as outage:
