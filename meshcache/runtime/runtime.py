@@ -422,7 +422,8 @@ class Runtime:
 
     def _became_dirty(self) -> None:
         if self._journal and self._membership is not None and self._recovery is not None:
-            self._membership.update()
+            if self._membership.standing.clean:
+                self._membership.update()
             if self.mode is Mode.REDIS:
                 self._recovery.wake()  # a write in doubt, or a peer's that cannot reach Redis itself
 
