@@ -70,6 +70,7 @@ class Membership:
     Attributes:
         standing: what the others are told.
         plain_until: the stamp of the last plain write.
+        doubted: how many sets were brought to Redis as deletes, since somebody might have written the key plainly after them.
         may_run_scripts: False once Redis has refused: then nothing is stamped there, and nobody brings old sets to it.
     """
 
@@ -89,6 +90,7 @@ class Membership:
     ) -> None:
         self.standing = Standing(plain=False, clean=False)
         self.plain_until = NEVER
+        self.doubted = 0
         self.may_run_scripts = True
         self._node_id = node_id
         self._standings = standings
@@ -189,7 +191,9 @@ class Membership:
     def may_set(self, ops: list[Op]) -> list[Op]:
         """Of writes that are about to be brought to Redis: those that may not be there as they were, as invalidations."""
         newest = self._standings.last_plain(self._now(), self._wall_ms())
-        return [op if op.kind is not Kind.SET or self._is_newer(op.stamp, newest) else _forgotten(op) for op in ops]
+        safe = [op if op.kind is not Kind.SET or self._is_newer(op.stamp, newest) else _forgotten(op) for op in ops]
+        self.doubted += sum(kept is not op for kept, op in zip(safe, ops, strict=True))
+        return safe
 
     def is_undecided(self) -> bool:
         """Whether somebody may be writing plainly now."""

@@ -516,6 +516,8 @@ class Runtime:
             "dirty": len(self._journal) if self._journal is not None else 0,
             "replayed": recovery.replayed if recovery else 0,
             "replay_refused": recovery.refused if recovery else 0,
+            "replay_doubted": self._membership.doubted if self._membership else 0,
+            "writes_plainly": self._membership.standing.plain if self._membership else False,
             "stamps_refused": memory.refused_stamps,
             "peers": len(self.peers),
             "send_errors": self._socket.send_errors,
