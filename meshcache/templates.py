@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from itertools import islice
 from string import Formatter
 from uuid import UUID
 
@@ -66,7 +67,7 @@ def key_maker(key: str | Callable[..., str] | None, function: Callable[..., obje
 
 def _default(function: Callable[..., object]) -> KeyMaker:
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<")
-    parameters = list(_signature(function).parameters)
+    parameters = list(inspect.signature(function).parameters)
     if not module or name.endswith((">", "<")):
         raise ValueError(f"{function!r} has no name to make keys of: pass key=")
     if parameters and parameters[0] in ("self", "cls"):
@@ -74,11 +75,11 @@ def _default(function: Callable[..., object]) -> KeyMaker:
             f"{name} is a method, and {parameters[0]} makes no key: pass key=, with what tells objects apart"
         )
     plain = _plain_types(function)
-    signs = frozenset(":%")
+    encoder = _encoder(":%")
 
     def make(bound: inspect.BoundArguments) -> str:
         texts = (_text(bound.arguments[parameter], plain.get(parameter)) for parameter in parameters)
-        return ":".join([f"{module}.{name}", *(_encoded(text, signs) for text in texts)])
+        return ":".join([f"{module}.{name}", *(text.translate(encoder) for text in texts)])
 
     return make
 
@@ -89,22 +90,14 @@ def _template(template: str, function: Callable[..., object]) -> KeyMaker:
     for _, name in parts:
         if name is not None:
             _check_name(name, template, function)
-    signs = {":", "%"}
-    for literal, name in parts[1:]:
-        if name is not None:
-            sign = next((sign for sign in literal if not sign.isalnum()), None)
-            if sign is None:
-                raise ValueError(
-                    f"key={template!r}: put a sign such as ':' before {{{name}}}, or two calls could make one key"
-                )
-            signs.add(sign)
     if any("%" in literal for literal, _ in parts):
         raise ValueError(f"key={template!r}: a template has no %, which marks what is encoded in values")
+    encoder = _encoder({":", "%", *_signs_between(parts, template)})
 
     def make(bound: inspect.BoundArguments) -> str:
         arguments = bound.arguments
         return "".join(
-            literal if name is None else literal + _encoded(_text(arguments[name], plain.get(name)), signs)
+            literal if name is None else literal + _text(arguments[name], plain.get(name)).translate(encoder)
             for literal, name in parts
         )
 
@@ -128,8 +121,19 @@ def _parts(template: str) -> Iterable[tuple[str, str | None]]:
     yield before, None
 
 
+def _signs_between(parts: Iterable[tuple[str, str | None]], template: str) -> Iterator[str]:
+    """The first sign between each two fields."""
+    for literal, name in islice(parts, 1, None):
+        if name is not None:
+            sign = next((sign for sign in literal if not sign.isalnum()), None)
+            if sign is None:
+                problem = f"put a sign such as ':' before {{{name}}}, or two calls could make one key"
+                raise ValueError(f"key={template!r}: {problem}")
+            yield sign
+
+
 def _check_name(name: str, template: str, function: Callable[..., object]) -> None:
-    parameters = _signature(function).parameters
+    parameters = inspect.signature(function).parameters
     if name not in parameters:
         near = difflib.get_close_matches(name, parameters, 1)
         hint = f"; did you mean {{{near[0]}}}?" if near else f"; it has {', '.join(parameters) or 'none'}"
@@ -137,15 +141,11 @@ def _check_name(name: str, template: str, function: Callable[..., object]) -> No
         raise ValueError(f"key={template!r}: {what}{hint}")
 
 
-def _signature(function: Callable[..., object]) -> inspect.Signature:
-    return inspect.signature(function)
-
-
 def _plain_types(function: Callable[..., object]) -> Mapping[str, type]:
     """The plain types by the names of the parameters that are annotated with one, by the type itself or by its name."""
     return {
         name: _PLAIN[word]
-        for name, parameter in _signature(function).parameters.items()
+        for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         and isinstance(word := getattr(parameter.annotation, "__name__", parameter.annotation), str)
         and word in _PLAIN
@@ -153,10 +153,9 @@ def _plain_types(function: Callable[..., object]) -> Mapping[str, type]:
     }
 
 
-def _encoded(text: str, signs: Iterable[str]) -> str:
-    if not any(sign in text for sign in signs):
-        return text
-    return "".join("".join(f"%{byte:02X}" for byte in sign.encode()) if sign in signs else sign for sign in text)
+def _encoder(signs: Iterable[str]) -> Mapping[int, str]:
+    """For ``str.translate``: percent-encodes these signs."""
+    return {ord(sign): "".join(f"%{byte:02X}" for byte in sign.encode()) for sign in signs}
 
 
 # -- values
