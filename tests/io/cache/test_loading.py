@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from random import Random
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ from meshcache import ClosedError, CodecError, MeshCache, Mode, RedisCommandErro
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
 from tests.io.cache.instances import lone_cache, mesh
+from tests.io.cache.wires import Wires
 from tests.support import eventually
 
 pytestmark = pytest.mark.anyio
@@ -239,7 +241,7 @@ async def test_a_write_while_it_loads(cache: MeshCache, change: Callable[[MeshCa
     assert await cache.get("key") == "new"
 
 
-async def test_deletes_all_the_time(cache: MeshCache) -> None:
+async def deletes_all_the_time(cache: MeshCache, versions: int) -> None:
     """Whoever asks after a delete gets what the source said after it, and so does whoever asks next."""
     version = 0
 
@@ -250,17 +252,76 @@ async def test_deletes_all_the_time(cache: MeshCache) -> None:
         return loaded
 
     async def ask() -> None:
-        while version < 200:
+        while version < versions:
             asked = version
-            assert await cache.get_or_set("key", load) >= asked - 1
+            assert await cache.get_or_set("key", load) >= asked - 1  # of the newest the delete may be under way
 
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
             tasks.start_soon(ask)
-        for version in range(1, 201):
+        for version in range(1, versions + 1):
             await cache.delete("key")
             assert await cache.get_or_set("key", load) == version
-    assert await cache.get("key") == 200
+    assert await cache.get("key") == versions
+
+
+async def test_deletes_all_the_time(cache: MeshCache) -> None:
+    await deletes_all_the_time(cache, 200)
+
+
+@pytest.mark.parametrize("near_cache", ["off", "standby", "serve"])
+async def test_deletes_all_the_time_while_answers_are_late(redis_server: RedisServer, near_cache: Any) -> None:
+    random = Random(1)
+    with Wires(redis_server.host, redis_server.port) as wires:
+        async with lone_cache(wires.url, near_cache=near_cache, op_timeout=5.0) as cache:
+            wires.reply_delay = wires.tracked_delay = lambda: random.choice([0, 0, 0.001, 0.003])
+            await deletes_all_the_time(cache, 50)
+
+
+async def test_a_delete_that_takes_its_time_while_a_load_asks(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load asks after the delete has been called and before Redis has made it, and hears afterwards."""
+    raw = redis_server.client()
+    async with lone_cache(redis_server.url, near_cache="off", op_timeout=5.0) as cache:
+        codec, find = cache._codec, cache._loading._shelf.find
+        asked, heard, answers = anyio.Event(), anyio.Event(), []
+
+        async def late(key: str) -> bytes | None:
+            if not answers:
+                raw.set("test:key", codec.encode("old"))
+                raw.client_pause(5_000, all=False)  # writes wait, reads are served
+                tasks.start_soon(delete)
+                await anyio.wait_all_tasks_blocked()
+            answers.append(await find(key))
+            if len(answers) == 2:
+                asked.set()
+                await heard.wait()
+            return answers[-1]
+
+        deleted = anyio.Event()
+
+        async def delete() -> None:
+            await cache.delete("key")
+            deleted.set()
+
+        got: list[Any] = []
+
+        async def ask() -> None:
+            got.append(await cache.get_or_set("key", Source("new")))
+
+        monkeypatch.setattr(cache._loading._shelf, "find", late)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask)
+                await asked.wait()
+                raw.client_unpause()
+                await deleted.wait()
+                tasks.start_soon(ask)
+                await anyio.wait_all_tasks_blocked()
+                heard.set()
+        assert answers[:2] == [codec.encode("old")] * 2
+        assert got == ["new", "new"]
 
 
 async def test_a_write_of_somebody_else_while_it_loads(redis_server: RedisServer) -> None:
@@ -299,13 +360,15 @@ async def test_a_delete_by_a_peer_while_it_loads() -> None:
             await next_millisecond()
             await two.delete("key")
 
-        async def delete_and_tell() -> None:
+        async def delete_and_ask() -> None:
             await delete()
             await two.set("deleted", 1)
             await eventually(lambda: one.exists("deleted"))
+            assert await one.get_or_set("key", Source("new")) == "new"
 
-        await while_loading(one, delete_and_tell, lambda source: one.get_or_set("key", source))
-        assert await one.get("key") is None
+        assert await while_loading(one, delete_and_ask, lambda source: one.get_or_set("key", source)) == "old"
+        assert await one.get("key") == "new"
+        await one.delete("key")
 
         await while_loading(one, delete, lambda source: one.get_or_set("key", source))
         await one.set("from one", 1)
