@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -82,11 +83,12 @@ async def while_loading(
     async def call() -> None:
         got.append(await load(source))
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(call)
-        await source.called()
-        await change()
-        source.open()
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            await source.called()
+            await change()
+            source.open()
     assert source.calls == 1
     return got[0]
 
@@ -239,6 +241,47 @@ async def test_a_delete_while_it_loads(cache: MeshCache, change: Callable[[MeshC
 async def test_a_write_while_it_loads(cache: MeshCache, change: Callable[[MeshCache], Awaitable[object]]) -> None:
     await while_loading(cache, lambda: change(cache), lambda source: cache.get_or_set("key", source))
     assert await cache.get("key") == "new"
+
+
+@pytest.mark.parametrize("load", ["get_or_set", "refresh"])
+@pytest.mark.parametrize("change", ["delete", "delete_many", "delete_match", "clear", "set", "set_many"])
+async def test_a_change_while_the_value_is_on_its_way_comes_after_it(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, load: str, change: str
+) -> None:
+    async with lone_cache(redis_server.url, near_cache="off", op_timeout=5.0) as cache:
+        changes = {
+            "delete": lambda: cache.delete("key"),
+            "delete_many": lambda: cache.delete_many(["other", "key"]),
+            "delete_match": lambda: cache.delete_match("k*"),
+            "clear": cache.clear,
+            "set": lambda: cache.set("key", "new"),
+            "set_many": lambda: cache.set_many({"key": "new"}),
+        }
+        loads = {"get_or_set": cache.get_or_set, "refresh": partial(cache._refresh, ttl=None)}
+        fill = cache._loading._shelf.fill
+        on_its_way, arrives, done = anyio.Event(), anyio.Event(), anyio.Event()
+
+        async def slow(*args: Any, **kwargs: Any) -> bool:
+            on_its_way.set()
+            await arrives.wait()
+            return await fill(*args, **kwargs)
+
+        async def make_change() -> None:
+            await changes[change]()
+            done.set()
+
+        monkeypatch.setattr(cache._loading._shelf, "fill", slow)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(loads[load], "key", Source("old"))
+                await on_its_way.wait()
+                tasks.start_soon(make_change)
+                await anyio.wait_all_tasks_blocked()
+                await cache.get("key")  # time enough for a change that does not wait
+                has_waited = not done.is_set()
+                arrives.set()
+        assert has_waited
+        assert await cache.get("key") == ("new" if change.startswith("set") else None)
 
 
 async def deletes_all_the_time(cache: MeshCache, versions: int) -> None:
