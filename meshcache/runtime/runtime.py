@@ -22,6 +22,7 @@ from ..modes import ModeMachine
 from ..near import Near
 from ..options import Options
 from ..recent import Recent
+from ..redis.batch import BatchLink
 from ..redis.link import Link, Server
 from ..redis.names import Names
 from ..redis.tier import RedisTier
@@ -164,6 +165,7 @@ class Runtime:
     async def _main(self) -> None:
         async with anyio.create_task_group() as tasks:
             if self._recovery is not None and self._membership is not None:
+                tasks.start_soon(self._link.run)
                 tasks.start_soon(self._recovery.run)
                 tasks.start_soon(self._membership.run)
                 tasks.start_soon(self._mesh.keep_key, self._replay_link, self._names, self.lost)
@@ -176,7 +178,7 @@ class Runtime:
         assert self._journal is not None
         open_link, now = self._surroundings.open_link, self._now
         names = Names(options.namespace)
-        link = open_link(url, timeout=options.op_timeout)
+        link = BatchLink(open_link(url, timeout=options.op_timeout), parse_url(url).name, options.op_timeout)
         # Connections of its own: a replay never stands in the way of callers, and may take longer than one of them.
         replay = open_link(url, timeout=max(options.op_timeout, _REPLAY_TIMEOUT), connections=2)
         self._closers += [link.aclose, replay.aclose]
@@ -260,7 +262,7 @@ class Runtime:
         now = self._now()
         if outage.timed_out:
             others = self._link.in_flight + (self._writes.in_flight if self._writes else 0)
-            change = self._modes.timed_out(outage.cause, now, others_in_flight=others)
+            change = self._modes.timed_out(outage.cause, now, others_in_flight=others, repeated=outage.repeated)
         else:
             change = self._modes.failed(outage.cause, now)
         if self.server is None:
