@@ -30,7 +30,7 @@ from ..redis.tracking import TrackedLink
 from ..redis.url import parse_url, redact
 from ..stamp import HybridClock, Kind, Op, Stamp, make_stamp
 from ..standings import Record, Standing, Standings
-from ..store import Store
+from ..store import Entry, Store
 from ..tier import Tier
 from .background import Background
 from .feed import Feed
@@ -70,6 +70,9 @@ class Runtime:
         memory: the tier that answers otherwise.
         through: takes writes that need a stamp while ``redis`` answers.
         mode: which tier answers.
+        recall: what of this instance's memory answers a read at once, before any tier is asked: all of it, or copies, or
+            nothing.  Takes a key and the moment ``now()``.
+        now: the monotonic clock, in seconds.
         epoch: grows with every change of the mode.
         node_id: this instance, 64 bit.
         server: what the last probe learned of Redis, or None.
@@ -82,7 +85,7 @@ class Runtime:
         self.server: Server | None = None
         self._options = options
         self._surroundings = surroundings
-        self._now = now = surroundings.now
+        self.now = self._now = now = surroundings.now
         self._modes = ModeMachine(now(), failure_threshold=options.failure_threshold)
         self.mode = self._modes.mode
         self._feed = Feed()
@@ -90,6 +93,7 @@ class Runtime:
         self._journal = Journal(options.max_dirty) if url is not None else None
         clock = HybridClock(self.node_id, surroundings.wall_ms, int(options.max_skew * 1000))
         self.memory = MemoryTier(self._store, self._journal, clock, now, self._published)
+        self.recall: Callable[[str, float], Entry | None] = self._store.recall
         self._recent = Recent(options.max_dirty)
         self._standings = Standings(gone_after=_GONE_AFTER, forget_after=options.forget_after, lease=LEASE)
         self.epoch = 0
@@ -310,6 +314,7 @@ class Runtime:
         if change is None:
             return
         self.mode = change.new
+        self.recall = self.near.recall if change.new is Mode.REDIS else self._store.recall
         self.epoch += 1
         if change.old is Mode.REDIS:
             self._lost_at = self._now()
