@@ -172,7 +172,8 @@ class MeshCache:
                 value = entry.decoded
                 return self._value_of(entry) if value is NOT_DECODED else value
         key = check_key(key)
-        data = await self._read(lambda tier: tier.get(key), key)
+        memory = self._open().memory
+        data = await (memory.get(key) if memory.is_in_doubt(key) else self._answer(lambda tier: tier.get(key)))
         return default if data is None else self._decode(data)
 
     async def set(

@@ -30,7 +30,7 @@ from ..errors import RedisCommandError, Unavailable
 from .connect import in_asyncio_task
 from .link import Argument, Command, Identity, Link, no_answer, outage, refusal
 from .names import Names
-from .packed_link import pack
+from .packed_link import pack_all
 from .tls import Tls
 from .url import Endpoint
 
@@ -103,7 +103,7 @@ class TrackedConnection(ABC):
             Broken: the connection broke by itself.
         """
         try:
-            replies = await self._call(b"".join(map(pack, commands)), len(commands))
+            replies = await self._call(pack_all(commands), len(commands))
         except Unavailable as outage:
             self._give_up(outage)
             raise
