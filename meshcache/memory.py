@@ -11,7 +11,7 @@ from math import ceil, inf
 
 from .buckets import Buckets, Version
 from .journal import Journal
-from .stamp import HybridClock, Kind, Op, Stamp
+from .stamp import HybridClock, Kind, Op, Stamp, successor
 from .store import Store
 from .tier import NO_EXPIRY, NO_KEY
 
@@ -29,6 +29,7 @@ class MemoryTier:
         publish: told of each own write.
 
     Attributes:
+        node_id: this instance, 64 bit.
         refused_stamps: how many foreign writes were refused because their clock is too far ahead.
     """
 
@@ -43,6 +44,7 @@ class MemoryTier:
         self.store = store
         self.journal = journal
         self.refused_stamps = 0
+        self.node_id = clock.node_id
         self._clock = clock
         self._now = now
         self._publish = publish
@@ -107,12 +109,25 @@ class MemoryTier:
         return max(1, ceil(round((entry.expires_at - now) * 1000, 3)))
 
     async def expire(self, key: str, ttl_ms: int | None) -> bool:
-        """A new time to live: a write of the same value.  False if this instance does not hold the key."""
+        """A new time to live.  False if this instance does not hold the key.
+
+        It makes the value no newer than it is: somebody may have written the key whom this instance has not heard yet.  Of
+        a copy of what Redis has it is not even known how old it is; that it is to expire is then kept to this instance,
+        and Redis is told to forget the key.
+        """
         now = self._now()
-        value = self._value(key, now)
-        if value is None:
+        entry = self.store.peek(key, now)
+        if entry is None or entry.value is None:
             return False
-        self._write(Op(Kind.SET, key, self._clock.tick(), value, _deadline(ttl_ms, now)), now)
+        deadline = _deadline(ttl_ms, now)
+        if entry.stamp:
+            stamp = successor(entry.stamp, self.node_id)
+            self._write(Op(Kind.SET, key, stamp, entry.value, deadline), now)
+        else:
+            self.store.put_copy(key, entry.value, deadline, now=now, newest=True, ttl_known=True)
+            op = Op(Kind.INVALIDATE, key, self._clock.tick())
+            self._mark(op, foreign=False)
+            self._publish(op)
         return True
 
     def keys(self, pattern: str, *, copies: bool = True) -> list[str]:
@@ -140,6 +155,10 @@ class MemoryTier:
         """Move the clock past a stamp met in Redis; False if that is too far ahead to be believed."""
         return self._clock.observe(stamp)
 
+    def tell(self, kind: Kind, key: str, stamp: Stamp, value: bytes, ttl_ms: int | None) -> None:
+        """Tell the peers of what Redis has."""
+        self._publish(Op(kind, key, stamp, value, _deadline(ttl_ms, self._now())))
+
     def settled(self, op: Op) -> None:
         """Redis has this write of this instance: the peers are told, and what was known of the key before is forgotten."""
         if op.kind is Kind.SWEEP:
@@ -166,6 +185,18 @@ class MemoryTier:
             ):
                 self.store.apply(op, now)
                 self._mark(op, foreign=False)
+
+    def remember(self, ops: Iterable[Op]) -> None:
+        """Redis is gone, and had these writes of this instance: older ones of peers must not be taken for the newest.
+
+        The value of a key is that of the copy of what Redis has, if there is one.
+        """
+        now = self._now()
+        for op in ops:
+            entry = self.store.peek(op.key, now)
+            if entry is not None and not entry.stamp and entry.value is not None:
+                op = Op(Kind.SET, op.key, op.stamp, entry.value, entry.expires_at)  # noqa: PLW2901
+            self.store.apply(op, now)
 
     def haunted(self, keys: Iterable[str]) -> None:
         """Plain writes of these keys were given up and may still arrive."""

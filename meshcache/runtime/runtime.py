@@ -311,6 +311,7 @@ class Runtime:
         self.epoch += 1
         if change.old is Mode.REDIS:
             self._lost_at = self._now()
+            self.memory.remember(self._recent.fenced_since(self._lost_at - self._options.forget_after))
         self.near.follow(redis_answers=change.new is Mode.REDIS)
         if self._tracker is not None:
             self._tracker.wake()
@@ -357,7 +358,7 @@ class Runtime:
         if op.kind is Kind.SWEEP:
             self._recent.swept(op.key, op.stamp, self._now())
         else:
-            self._recent.wrote(op.key, op.stamp, self._now())
+            self._recent.wrote(op.key, op.stamp, self._now(), fenced=True)
 
     def _others_changed(self, keys: list[str] | None) -> None:
         """Redis told of changes that others made."""
