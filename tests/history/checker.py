@@ -89,10 +89,11 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """What happened besides the calls: a fault, the end of one, or a change of mode."""
+    """What happened besides the calls: a fault, the end of one, a change of mode; or what concerns only one ``key``."""
 
     at: float
     text: str
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +315,7 @@ def _stale_of_key(facts: _Facts) -> int:
 def _story(history: History, facts: _Facts, start: float = -inf, end: float = inf) -> str:
     """What happened to a key: all its calls and all incidents, as much of it around what matters as can be read."""
     lines = [(call.began, _line(history, call)) for call in facts.calls]
-    lines += [(incident.at, f"{_second(history, incident.at):>9}  * {incident.text}") for incident in history.incidents]
+    lines += [(incident.at, f"{_second(history, incident.at):>9}  * {incident.text}") for incident in history.incidents if incident.key in ("", facts.key)]
     lines.sort(key=lambda line: line[0])
     if len(lines) > _STORY_LINES:
         lines = _shortened(lines, start, end)
@@ -339,7 +340,7 @@ def _shortened(lines: list[tuple[float, str]], start: float, end: float) -> list
 
 
 def _around(history: History, call: Call) -> str:
-    near = [one for one in history.incidents if call.began - 1 <= one.at <= call.ended]
+    near = [one for one in history.incidents if call.began - 1 <= one.at <= call.ended and one.key in ("", call.key)]
     return "\n".join(
         [f"  {_second(history, one.at):>9}  * {one.text}" for one in near] + [f"  {_line(history, call)}"]
     )

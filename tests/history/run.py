@@ -14,7 +14,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,6 +28,7 @@ from meshcache.testing.server import RedisServer
 
 from .checker import REDIS, Call, History, Incident, Read, Violation, heard_until, judge, stale_reads
 from .keys import COUNTERS, all_keys
+from .monitor import Monitor
 from .nursery import Nursery
 from .schedule import Fault, Schedule, names
 
@@ -245,6 +246,9 @@ class _Run:
                 persistent=True, arguments=("--appendfsync", "no", "--auto-aof-rewrite-percentage", "0")
             )
         )
+        self._monitor = Monitor(self._server.host, self._server.port, f"{_NAMESPACE}:")
+        stack.callback(self._monitor.close)
+        self._monitor.listen()
         self._disk = self._server.directory / "appendonlydir"
         self._proxies = [
             stack.enter_context(OutageProxy(self._server.host, self._server.port)) for _ in range(schedule.instances)
@@ -258,6 +262,7 @@ class _Run:
         self._redis_jobs: list[Any] = []
         self._start = time.monotonic()
         self._reads: list[Read] = []
+        self._read_at = inf
         stack.callback(self._end_all)
 
     def run(self) -> Outcome:
@@ -272,9 +277,10 @@ class _Run:
             self._read_all()
         except _Failure as failure:
             told = failure.violation
-            story = "\n".join(f"  {one.at - self._start:9.4f}  * {one.text}" for one in self._all_incidents())
+            story = "\n".join(f"  {one.at - self._start:9.4f}  * {one.text}" for one in self._all_incidents() if not one.key)
             outcome.violations.append(Violation(told.kind, told.key, told.why, story))
         self._end_all()
+        self._monitor.close()
         self._judge(outcome)
         return outcome
 
@@ -417,6 +423,7 @@ class _Run:
         if fault.kind == "snapshot":
             shutil.copytree(self._snapshot(number), self._disk)
         self._server.start()
+        self._monitor.listen()
         self._tell("Redis answers")
 
     def _save(self, number: int) -> None:
@@ -494,7 +501,7 @@ class _Run:
                 Read(member.name, key, value, time.monotonic()) for key, value in member.answer(number).items()
             ]
         raw = self._server.client().mget([f"{_NAMESPACE}:{key}" for key in keys])
-        now = time.monotonic()
+        self._read_at = now = time.monotonic()
         self._reads += [
             Read(REDIS, key, None if data is None else json.loads(data), now)
             for key, data in zip(keys, raw, strict=True)
@@ -543,8 +550,10 @@ class _Run:
         return [call for member in self._members for call in _read_calls(member)]
 
     def _all_incidents(self) -> list[Incident]:
-        told = [incident for member in self._members for incident in _read_events(member)]
-        return sorted([*self.incidents, *told], key=lambda incident: incident.at)
+        nodes = {rest[0]: member.name for member in self._members for kind, _, _, *rest in _records(member) if kind == "node"}
+        told = [incident for member in self._members for incident in _read_events(member, nodes)]
+        told = [incident for incident in told if incident.at <= self._read_at]  # what follows is that they end
+        return sorted([*self.incidents, *told, *self._monitor.incidents(self._start)], key=lambda incident: incident.at)
 
     # -- time
 
@@ -576,7 +585,7 @@ def _read_calls(member: _Member) -> Iterator[Call]:
     for kind, number, at, *rest in _records(member):
         if kind == "call":
             begun[number] = (at, *rest)
-        elif kind != "event":
+        elif kind in ("done", "fail"):
             yield _call(member, begun.pop(number), kind, at, rest)
     for beginning in begun.values():
         yield _call(member, beginning, "", inf, [])
@@ -601,10 +610,18 @@ def _call(member: _Member, beginning: tuple[Any, ...], kind: str, ended: float, 
     )
 
 
-def _read_events(member: _Member) -> Iterator[Incident]:
+def _read_events(member: _Member, nodes: Mapping[str, str]) -> Iterator[Incident]:
+    """What one instance told of itself and its peers.
+
+    Args:
+        member: its process.
+        nodes: the names of the instances by node id.
+    """
     for kind, _, at, *rest in _records(member):
-        if kind == "event":
+        if kind == "mode":
             yield Incident(at, f"{member.name}: {rest[0]}")
+        elif kind == "peer":
+            yield Incident(at, f"{member.name} {rest[0]} {nodes.get(rest[1], rest[1])}")
 
 
 def _free_udp_ports(count: int) -> list[int]:

@@ -111,6 +111,7 @@ class _Worker:
         cache = MeshCache(url, **options)
         await cache.__aenter__()
         self._cache = cache
+        self._record("node", 0, time.monotonic(), cache.node_id)
         self._tasks.start_soon(self._watch)
 
     async def meet(self, peers: int, within: float) -> None:
@@ -200,14 +201,14 @@ class _Worker:
 
     async def _watch(self) -> None:
         async for event in self.cache.events():
+            now = time.monotonic()
             match event:
                 case ModeChanged():
-                    told = f"{event.old} -> {event.new}: {event.cause}"
-                case PeerJoined() | PeerLeft():
-                    told = f"{type(event).__name__} {event.peer.node_id}"
-                case _:
-                    continue
-            self._record("event", 0, time.monotonic(), told)
+                    self._record("mode", 0, now, f"{event.old} -> {event.new}: {event.cause}")
+                case PeerJoined():
+                    self._record("peer", 0, now, "hears", event.peer.node_id)
+                case PeerLeft():
+                    self._record("peer", 0, now, "hears no more of", event.peer.node_id)
 
     def _record(self, *what: Any) -> None:
         os.write(self._records, json.dumps(what).encode() + b"\n")
