@@ -51,8 +51,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each schedule is (default: 10)")
     parser.add_argument("--instances", type=int, help="how many (default: 3 to 5, by the seed)")
     parser.add_argument("--backend", choices=["asyncio", "trio"], help="default: by the seed")
-    parser.add_argument("--faults", default=",".join(FAULTS), help=f"of {','.join(FAULTS)}; cut is all of {','.join(CUTS)}")
-    parser.add_argument("--json", action="store_true", help="one line for each schedule; the stories go to standard error")
+    parser.add_argument(
+        "--faults", default=",".join(FAULTS), help=f"of {','.join(FAULTS)}; cut is all of {','.join(CUTS)}"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one line for each schedule; the stories go to standard error"
+    )
     parser.add_argument("--first", action="store_true", help="stop at the first schedule that fails")
     parser.add_argument("--keep", type=Path, help="a directory for the records and logs of all instances")
     return parser.parse_args()

@@ -24,7 +24,18 @@ from itertools import accumulate
 from math import inf
 from typing import Any
 
-__all__ = ["REDIS", "Call", "History", "Incident", "Interval", "Read", "Violation", "heard_until", "judge", "stale_reads"]
+__all__ = [
+    "REDIS",
+    "Call",
+    "History",
+    "Incident",
+    "Interval",
+    "Read",
+    "Violation",
+    "heard_until",
+    "judge",
+    "stale_reads",
+]
 
 REDIS = "Redis"
 """Where a read of Redis itself, past every instance, was made."""
@@ -315,7 +326,11 @@ def _stale_of_key(facts: _Facts) -> int:
 def _story(history: History, facts: _Facts, start: float = -inf, end: float = inf) -> str:
     """What happened to a key: all its calls and all incidents, as much of it around what matters as can be read."""
     lines = [(call.began, _line(history, call)) for call in facts.calls]
-    lines += [(incident.at, f"{_second(history, incident.at):>9}  * {incident.text}") for incident in history.incidents if incident.key in ("", facts.key)]
+    lines += [
+        (incident.at, f"{_second(history, incident.at):>9}  * {incident.text}")
+        for incident in history.incidents
+        if incident.key in ("", facts.key)
+    ]
     lines.sort(key=lambda line: line[0])
     if len(lines) > _STORY_LINES:
         lines = _shortened(lines, start, end)
@@ -341,9 +356,7 @@ def _shortened(lines: list[tuple[float, str]], start: float, end: float) -> list
 
 def _around(history: History, call: Call) -> str:
     near = [one for one in history.incidents if call.began - 1 <= one.at <= call.ended and one.key in ("", call.key)]
-    return "\n".join(
-        [f"  {_second(history, one.at):>9}  * {one.text}" for one in near] + [f"  {_line(history, call)}"]
-    )
+    return "\n".join([f"  {_second(history, one.at):>9}  * {one.text}" for one in near] + [f"  {_line(history, call)}"])
 
 
 def _line(history: History, call: Call) -> str:

@@ -55,6 +55,7 @@ class Outcome:
 
     Attributes:
         schedule: what was done.
+        history: all that is known of it.
         violations: what must not be; empty if all is well.
         calls: how many of each kind.
         acknowledged: how many writes and deletes were acknowledged.
@@ -67,6 +68,7 @@ class Outcome:
     """
 
     schedule: Schedule
+    history: History = field(default_factory=lambda: History((), ()))
     violations: list[Violation] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
     acknowledged: int = 0
@@ -98,17 +100,18 @@ class Outcome:
         }
 
 
-def run_schedule(schedule: Schedule, nursery: Nursery, directory: Path) -> Outcome:
+def run_schedule(schedule: Schedule, nursery: Nursery, directory: Path, **options: Any) -> Outcome:
     """Do it, and judge it.
 
     Args:
         schedule: what is to go wrong.
         nursery: makes the processes.
         directory: empty; gets the records and logs of all instances.
+        options: of all caches, besides those of the schedule.
     """
     began = time.monotonic()
     with ExitStack() as stack:
-        run = _Run(schedule, nursery, directory, stack)
+        run = _Run(schedule, nursery, directory, options, stack)
         outcome = run.run()
     outcome.took = time.monotonic() - began
     return outcome
@@ -235,16 +238,17 @@ class _Muted:
 
 
 class _Run:
-    def __init__(self, schedule: Schedule, nursery: Nursery, directory: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, schedule: Schedule, nursery: Nursery, directory: Path, options: Mapping[str, Any], stack: ExitStack
+    ) -> None:
         self.schedule = schedule
         self.incidents: list[Incident] = []
         self._nursery = nursery
         self._directory = directory
+        self._options = options
         # Acknowledged means in the page cache, which a killed process does not take along; a snapshot is a copy of that.
         self._server = stack.enter_context(
-            RedisServer(
-                persistent=True, arguments=("--appendfsync", "no", "--auto-aof-rewrite-percentage", "0")
-            )
+            RedisServer(persistent=True, arguments=("--appendfsync", "no", "--auto-aof-rewrite-percentage", "0"))
         )
         self._monitor = Monitor(self._server.host, self._server.port, f"{_NAMESPACE}:")
         stack.callback(self._monitor.close)
@@ -277,7 +281,9 @@ class _Run:
             self._read_all()
         except _Failure as failure:
             told = failure.violation
-            story = "\n".join(f"  {one.at - self._start:9.4f}  * {one.text}" for one in self._all_incidents() if not one.key)
+            story = "\n".join(
+                f"  {one.at - self._start:9.4f}  * {one.text}" for one in self._all_incidents() if not one.key
+            )
             outcome.violations.append(Violation(told.kind, told.key, told.why, story))
         self._end_all()
         self._monitor.close()
@@ -321,6 +327,7 @@ class _Run:
             "discovery": [f"127.0.0.1:{port}" for port in self._ports],
             "interfaces": ["127.0.0.1"],
             "port": self._ports[member.place],
+            **self._options,
         }
         return member.ask("open", url=self._proxies[member.place].url, options=options)
 
@@ -517,7 +524,7 @@ class _Run:
 
     def _judge(self, outcome: Outcome) -> None:
         calls = self._calls()
-        history = History(
+        outcome.history = history = History(
             calls=calls,
             reads=self._reads,
             incidents=self._all_incidents(),
@@ -550,7 +557,9 @@ class _Run:
         return [call for member in self._members for call in _read_calls(member)]
 
     def _all_incidents(self) -> list[Incident]:
-        nodes = {rest[0]: member.name for member in self._members for kind, _, _, *rest in _records(member) if kind == "node"}
+        nodes = {
+            rest[0]: member.name for member in self._members for kind, _, _, *rest in _records(member) if kind == "node"
+        }
         told = [incident for member in self._members for incident in _read_events(member, nodes)]
         told = [incident for incident in told if incident.at <= self._read_at]  # what follows is that they end
         return sorted([*self.incidents, *told, *self._monitor.incidents(self._start)], key=lambda incident: incident.at)

@@ -150,9 +150,7 @@ def _redis_faults(random: Random, seconds: float, kinds: Collection[str]) -> Ite
         yield from _one_after_another(random, seconds, make)
 
 
-def _instance_faults(
-    random: Random, seconds: float, kinds: Collection[str], place: int, count: int
-) -> Iterator[Fault]:
+def _instance_faults(random: Random, seconds: float, kinds: Collection[str], place: int, count: int) -> Iterator[Fault]:
     """A cut, a pause and lost datagrams may come together; two of a kind do not."""
 
     def cut(at: float, until: float) -> Fault:
@@ -183,9 +181,7 @@ def _crashes(random: Random, seconds: float, victim: int) -> Iterator[Fault]:
         yield fault
 
 
-def _one_after_another(
-    random: Random, seconds: float, make: Callable[[float, float], Fault]
-) -> Iterator[Fault]:
+def _one_after_another(random: Random, seconds: float, make: Callable[[float, float], Fault]) -> Iterator[Fault]:
     """Faults with pauses between, short ones and long ones alike; the last may last until the end."""
     at = _between(random, _SHORTEST, 0.7 * seconds)
     while at < seconds:
