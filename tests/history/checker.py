@@ -156,7 +156,7 @@ def judge(history: History) -> list[Violation]:
         for call in history.calls
         if call.error
     ]
-    for key, facts in sorted(keys.items()):
+    for facts in sorted(keys.values(), key=lambda facts: facts.key):
         if facts.increments:
             violations += _counter(history, facts)
         else:

@@ -73,18 +73,17 @@ class Monitor:
             for line in b"".join(chunks).split(b"\r\n"):
                 match = _LINE.match(line.lstrip(b"+"))
                 if match and match[3].upper() in _WRITES:
-                    yield from self._told(*match.groups(), began)
+                    at, source, command, rest = match.groups()
+                    yield from self._told(float(at), source, command, rest, began)
 
-    def _told(self, at: bytes, source: bytes, command: bytes, rest: bytes, began: float) -> Iterator[Incident]:
+    def _told(self, at: float, source: bytes, command: bytes, rest: bytes, began: float) -> Iterator[Incident]:
         words = _WORD.findall(rest)
         text = " ".join(self._readable(word, began + self._wall_ahead) for word in words)[:_LONGEST]
         by = "a script" if source == b"lua" else source.decode().rpartition(":")[2]
         for word in words:
             if word.startswith(self._prefix):
                 key = word[len(self._prefix) :].decode()
-                yield Incident(
-                    float(at) - self._wall_ahead, f"Redis was told by {by}: {command.decode().upper()} {text}", key
-                )
+                yield Incident(at - self._wall_ahead, f"Redis was told by {by}: {command.decode().upper()} {text}", key)
 
     @staticmethod
     def _readable(word: bytes, began: float) -> str:

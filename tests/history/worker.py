@@ -251,7 +251,7 @@ class _Filter:
                 if datagrams:
                     return datagrams
 
-        UdpSocket.send, UdpSocket.receive = filtered_send, filtered_receive  # type: ignore[method-assign]
+        UdpSocket.send, UdpSocket.receive = filtered_send, filtered_receive  # type: ignore[method-assign, assignment]
 
     def _passes(self, address: Address) -> bool:
         return address[1] not in self.ports or self._random.random() >= self.loss
