@@ -77,6 +77,7 @@ def _told(outcome: Outcome) -> str:
     return (
         f"seed {schedule.seed}: {verdict}: {schedule.instances} instances on {schedule.backend}, {faults}; "
         f"{sum(outcome.calls.values())} calls, {outcome.acknowledged} writes, {outcome.hits} hits of {outcome.reads} reads, "
+        f"kept {outcome.kept} of {outcome.lasting}, "
         f"{outcome.stale} stale in the run, slowest {outcome.slowest:.2f} s, healed after {outcome.healed_after:.1f} s, "
         f"took {outcome.took:.1f} s"
     )

@@ -8,6 +8,7 @@ Not certain, so never held against anybody:
 
 - a call without an answer (its process was killed): its write may have happened, at any time up to healing;
 - a ``set`` with ``nx`` or ``xx`` that said False: if only the reply was lost, it wrote all the same;
+- an ``expire``: in an outage it writes the value that its instance knows once more;
 - a write that memory acknowledged, of an instance that was killed before a peer can have heard of it.
 
 What may not enter: I/O, a clock, randomness, anything of meshcache.
@@ -15,11 +16,13 @@ What may not enter: I/O, a clock, randomness, anything of meshcache.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import cache
 from itertools import accumulate
 from math import inf
 from typing import Any
@@ -34,6 +37,7 @@ __all__ = [
     "Violation",
     "heard_until",
     "judge",
+    "kept",
     "stale_reads",
 ]
 
@@ -44,6 +48,8 @@ SLACK = 0.002
 """Stamps count milliseconds: of two writes that follow each other faster than this, in seconds, either may win."""
 
 _STORY_LINES = 70
+_LASTING = 100.0
+"""A value with such a time to live, in seconds, outlives every run."""
 
 Interval = tuple[float, float]
 
@@ -54,13 +60,14 @@ class Call:
 
     Attributes:
         instance: its name; another after each restart.
-        what: ``get``, ``set``, ``delete``, ``delete_match`` or ``incr``.
+        what: ``get``, ``set``, ``delete``, ``delete_match``, ``expire`` or ``incr``.
         key: the key, or the pattern.
         value: what was written, unique; or the increment.
         began: when, in seconds.
         ended: when the answer was there; ``inf`` if it never was.
         answer: of a ``get`` the value, None for a miss.
         error: what it raised, if so.
+        ttl: of a ``set``: how long the value lives, in seconds.
         in_memory: whether the answer may have come from memory, so that only this process knew of the write.
         note: options of the call and the mode around it, for the story.
     """
@@ -73,8 +80,14 @@ class Call:
     ended: float = inf
     answer: Any = None
     error: str = ""
+    ttl: float = inf
     in_memory: bool = False
     note: str = ""
+
+    @property
+    def may_write(self) -> bool:
+        """Whether it changes what is read, or may have done so."""
+        return self.what not in ("get", "incr")
 
     @property
     def is_certain_write(self) -> bool:
@@ -85,7 +98,7 @@ class Call:
 
     def concerns(self, key: str) -> bool:
         """Whether it reads or writes this key."""
-        return fnmatchcase(key, self.key) if self.what == "delete_match" else self.key == key
+        return _matcher(self.key)(key) is not None if self.what == "delete_match" else self.key == key
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +186,24 @@ def stale_reads(history: History) -> int:
     return sum(_stale_of_key(facts) for facts in _by_key(history).values())
 
 
+def kept(history: History) -> tuple[int, int]:
+    """Of how many keys the newest write was a ``set`` that nothing overlapped, and how many of those Redis still has.
+
+    A cache that forgets everything tells no lies; this says that it did not.
+    """
+    count = found = 0
+    in_redis = {read.key: read.value for read in history.reads if read.where == REDIS}
+    for facts in _by_key(history).values():
+        newest = max((call for call in facts.calls if call.may_write), key=lambda call: call.ended, default=None)
+        if newest is None or newest.what != "set" or not newest.is_certain_write or newest.ttl < _LASTING:
+            continue
+        if any(call is not newest and call.may_write and call.ended > newest.began for call in facts.calls):
+            continue
+        count += 1
+        found += in_redis.get(facts.key) == newest.value
+    return count, found
+
+
 def heard_until(
     began: float, killed: float, own: Iterable[Interval], others: Iterable[Iterable[Interval]], grace: float
 ) -> float:
@@ -203,6 +234,11 @@ def heard_until(
 # -- the facts of a key
 
 
+@cache
+def _matcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
+    return re.compile(translate(pattern)).match
+
+
 @dataclass(slots=True)
 class _Facts:
     key: str
@@ -210,6 +246,14 @@ class _Facts:
     reads: list[Read] = field(default_factory=list)
     writers: dict[Any, Call] = field(default_factory=dict)
     certain: list[Call] = field(default_factory=list)
+
+    def settled(self, write: Call) -> float:
+        """When this write had taken its place for good."""
+        if not write.is_certain_write:
+            return inf
+        return max(
+            [write.ended, *(call.ended for call in self.calls if call.what == "expire" and call.answer is not False)]
+        )
 
     @property
     def increments(self) -> list[Call]:
@@ -235,11 +279,6 @@ def _by_key(history: History) -> dict[str, _Facts]:
 def _died_with(history: History, call: Call) -> bool:
     """Whether only a process knew of this write that was killed before it told anybody for certain."""
     return call.in_memory and call.ended > history.heard_until.get(call.instance, inf)
-
-
-def _settled(write: Call) -> float:
-    """When this write had taken its place for good."""
-    return write.ended if write.is_certain_write else inf
 
 
 # -- what is judged
@@ -274,7 +313,7 @@ def _final_reads(history: History, facts: _Facts) -> list[Violation]:
             found.append(
                 Violation("never written", facts.key, f"{told}, which nobody ever wrote to it", _story(history, facts))
             )
-        elif newest is not None and newest.began > _settled(write) + SLACK:
+        elif newest is not None and newest.began > facts.settled(write) + SLACK:
             why = (
                 f"{told}, which {write.instance} had written by {_second(history, write.ended)}, "
                 f"before {newest.instance} began to {_describe(newest)} at {_second(history, newest.began)}"
@@ -316,7 +355,7 @@ def _stale_of_key(facts: _Facts) -> int:
     for call in facts.calls:
         if call.what == "get" and call.answer is not None and (write := facts.writers.get(call.answer)) is not None:
             before = bisect_left(ends, call.began)
-            count += before > 0 and newest[before - 1] > _settled(write) + SLACK
+            count += before > 0 and newest[before - 1] > facts.settled(write) + SLACK
     return count
 
 

@@ -26,7 +26,7 @@ from meshcache import MeshCache
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
 
-from .checker import REDIS, Call, History, Incident, Read, Violation, heard_until, judge, stale_reads
+from .checker import REDIS, Call, History, Incident, Read, Violation, heard_until, judge, kept, stale_reads
 from .keys import COUNTERS, all_keys
 from .monitor import Monitor
 from .nursery import Nursery
@@ -61,6 +61,8 @@ class Outcome:
         acknowledged: how many writes and deletes were acknowledged.
         hits: how many reads after healing gave a value, of how many.
         reads: of how many.
+        lasting: of how many keys the newest write was a ``set`` that nothing overlapped.
+        kept: how many of those values Redis still had.
         stale: how many reads in the run were overtaken by an acknowledged write.
         slowest: the longest call on an instance that was not stopped meanwhile, in seconds.
         healed_after: how long it took until all was well again, in seconds.
@@ -74,6 +76,8 @@ class Outcome:
     acknowledged: int = 0
     hits: int = 0
     reads: int = 0
+    lasting: int = 0
+    kept: int = 0
     stale: int = 0
     slowest: float = 0.0
     healed_after: float = 0.0
@@ -93,6 +97,8 @@ class Outcome:
             "acknowledged": self.acknowledged,
             "hits": self.hits,
             "reads": self.reads,
+            "lasting": self.lasting,
+            "kept": self.kept,
             "stale": self.stale,
             "slowest": round(self.slowest, 3),
             "healed_after": round(self.healed_after, 3),
@@ -538,6 +544,7 @@ class _Run:
             outcome.acknowledged += call.is_certain_write
         outcome.hits = sum(read.value is not None for read in self._reads)
         outcome.reads = len(self._reads)
+        outcome.lasting, outcome.kept = kept(history)
         outcome.stale = stale_reads(history)
         outcome.slowest = max((call.ended - call.began for call in calls if self._was_running(call)), default=0.0)
 
@@ -614,6 +621,7 @@ def _call(member: _Member, beginning: tuple[Any, ...], kind: str, ended: float, 
         ended=ended,
         answer=answer,
         error=rest[0] if kind == "fail" else "",
+        ttl=options.get("ttl", inf) if what == "set" else inf,
         in_memory=mode != "redis" or then != "redis" or dirty > 0,
         note=note,
     )

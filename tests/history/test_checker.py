@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.history.checker import REDIS, Call, History, Incident, Read, heard_until, judge, stale_reads
+from tests.history.checker import REDIS, Call, History, Incident, Read, heard_until, judge, kept, stale_reads
 
 
 def call(
     instance: str, what: str, began: float, ended: float, value: Any = None, *, key: str = "k", **more: Any
 ) -> Call:
     """A call that was answered as one expects, if nothing else is said."""
-    answer = {"set": True, "delete": 1, "delete_match": 1, "incr": 0, "get": value}[what]
+    answer = {"set": True, "delete": 1, "delete_match": 1, "expire": True, "incr": 0, "get": value}[what]
     written = None if what == "get" else value
     return Call(instance, what, key, written, began, ended, **{"answer": answer, **more})
 
@@ -109,6 +109,13 @@ class TestWhatIsNotCertain:
         """The reply was lost, and the second try found what the first had written."""
         refused = call("B", "set", 0.5, 0.6, "mine", answer=False, note=" nx")
         assert wrong([refused, call("A", "delete", 2.0, 2.1)], "mine") == []
+
+    def test_a_new_time_to_live_may_write_the_value_once_more(self) -> None:
+        newer = call("B", "delete", 2.0, 2.1)
+        assert wrong([OLD, newer, call("C", "expire", 3.0, 3.1, answer=True)], "old") == []
+        assert wrong([OLD, newer, call("C", "expire", 3.0, inf, answer=None)], "old") == []
+        assert wrong([OLD, newer, call("C", "expire", 3.0, 3.1, answer=False)], "old") == ["lie"]
+        assert wrong([OLD, newer, call("C", "expire", 1.5, 1.6, answer=True)], "old") == ["lie"]
 
     def test_what_memory_acknowledged_may_die_with_it(self) -> None:
         newer = call("B", "delete", 2.0, 2.1, in_memory=True)
@@ -209,6 +216,34 @@ class TestStaleReads:
             call("C", "get", 3.0, 3.1, None),
         ]
         assert stale_reads(History(calls, [])) == 0
+
+
+class TestKept:
+    @staticmethod
+    def of(*calls: Call, value: str | None = "old") -> tuple[int, int]:
+        return kept(History(calls, [Read(REDIS, "k", value, 100.0), Read("A", "k", None, 100.0)]))
+
+    def test_the_newest_write_is_a_value(self) -> None:
+        before = call("B", "delete", 0.5, 0.6)
+        assert self.of(before, OLD, call("B", "get", 2.0, 2.1, "old")) == (1, 1)
+        assert self.of(before, OLD, value=None) == (1, 0)
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            call("B", "delete", 1.05, 1.06),
+            call("B", "delete", 2.0, 2.1),
+            call("B", "set", 2.0, inf, "new", answer=None),
+            call("B", "expire", 2.0, 2.1, answer=True),
+            call("B", "delete_match", 2.0, 2.1, key="k*"),
+        ],
+    )
+    def test_it_may_be_gone_for_another_reason(self, other: Call) -> None:
+        assert self.of(OLD, other) == (0, 0)
+
+    def test_its_time_is_over(self) -> None:
+        assert self.of(call("A", "set", 1.0, 1.1, "old", ttl=2.0)) == (0, 0)
+        assert self.of(call("A", "set", 1.0, 1.1, "old", ttl=150.0)) == (1, 1)
 
 
 class TestStory:

@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import count
 from random import Random
 from typing import Any
@@ -111,7 +111,7 @@ class _Worker:
         cache = MeshCache(url, **options)
         await cache.__aenter__()
         self._cache = cache
-        self._record("node", 0, time.monotonic(), cache.node_id)
+        self._record(("node", 0, time.monotonic(), cache.node_id))
         self._tasks.start_soon(self._watch)
 
     async def meet(self, peers: int, within: float) -> None:
@@ -171,58 +171,81 @@ class _Worker:
 
     async def _any_call(self, random: Random, moment: float, counters: bool) -> None:
         roll, key, cache = random.random(), some_key(random, moment), self.cache
+        keys = list(dict.fromkeys([key, some_key(random, moment), some_key(random, moment)]))
         if roll < 0.06 and counters:
             key, amount = random.choice(COUNTERS), random.randint(1, 5)
-            await self._call("incr", key, amount, {}, lambda: cache.incr(key, amount))  # type: ignore[attr-defined]
+            await self._call("incr", {key: amount}, {}, lambda: cache.incr(key, amount))  # type: ignore[attr-defined]
+        elif roll < 0.34:
+            await self._call("get", {key: None}, {}, lambda: cache.get(key))
         elif roll < 0.40:
-            await self._call("get", key, None, {}, lambda: cache.get(key))
-        elif roll < 0.78:
-            value, options = f"{self._name}:{next(self._numbers)}", _set_options(random)
-            await self._call("set", key, value, options, lambda: cache.set(key, value, **options))
+            await self._call("get", dict.fromkeys(keys), {}, lambda: cache.get_many(keys))
+        elif roll < 0.70:
+            value, options = self._value(), _set_options(random)
+            await self._call("set", {key: value}, options, lambda: cache.set(key, value, **options))
+        elif roll < 0.76:
+            values, ttl = {one: self._value() for one in keys}, _ttl(random)
+            await self._call("set", values, ttl, lambda: cache.set_many(values, **ttl))
+        elif roll < 0.79:
+            new = {"ttl": random.uniform(100, 200)}
+            await self._call("expire", {key: None}, new, lambda: cache.expire(key, **new))
+        elif roll < 0.91:
+            await self._call("delete", {key: None}, {}, lambda: cache.delete(key))
         elif roll < 0.97:
-            await self._call("delete", key, None, {}, lambda: cache.delete(key))
+            await self._call("delete", dict.fromkeys(keys), {}, lambda: cache.delete_many(keys))
         else:
             pattern = some_pattern(random, key)
-            await self._call("delete_match", pattern, None, {}, lambda: cache.delete_match(pattern))
+            await self._call("delete_match", {pattern: None}, {}, lambda: cache.delete_match(pattern))
+
+    def _value(self) -> str:
+        return f"{self._name}:{next(self._numbers)}"
 
     async def _call(
-        self, what: str, key: str, value: Any, options: dict[str, Any], make: Callable[[], Awaitable[Any]]
+        self, what: str, values: Mapping[str, Any], options: Mapping[str, Any], make: Callable[[], Awaitable[Any]]
     ) -> None:
+        """Make a call and record it, once for each of its keys."""
         began = time.monotonic()
-        number = next(self._numbers)
-        self._record("call", number, began, what, key, value, options, str(self.cache.mode))
+        numbers = {key: next(self._numbers) for key in values}
+        mode = str(self.cache.mode)
+        self._record(*(("call", numbers[key], began, what, key, value, options, mode) for key, value in values.items()))
         try:
             answer = await make()
         except Exception as error:
-            self._record("fail", number, time.monotonic(), f"{type(error).__name__}: {error}")
+            ended, told = time.monotonic(), f"{type(error).__name__}: {error}"
+            self._record(*(("fail", number, ended, told) for number in numbers.values()))
             return
-        stats = self.cache.stats()
-        self._record("done", number, time.monotonic(), answer, stats["mode"], stats["dirty"])
+        ended, stats = time.monotonic(), self.cache.stats()
+        answers = dict.fromkeys(values, answer)
+        if isinstance(answer, dict):  # of get_many
+            answers |= {key: answer.get(key) for key in values}
+        elif what == "set" and answer is None:  # of set_many
+            answers = dict.fromkeys(values, True)
+        self._record(*(("done", numbers[key], ended, answers[key], stats["mode"], stats["dirty"]) for key in values))
 
     async def _watch(self) -> None:
         async for event in self.cache.events():
             now = time.monotonic()
             match event:
                 case ModeChanged():
-                    self._record("mode", 0, now, f"{event.old} -> {event.new}: {event.cause}")
+                    self._record(("mode", 0, now, f"{event.old} -> {event.new}: {event.cause}"))
                 case PeerJoined():
-                    self._record("peer", 0, now, "hears", event.peer.node_id)
+                    self._record(("peer", 0, now, "hears", event.peer.node_id))
                 case PeerLeft():
-                    self._record("peer", 0, now, "hears no more of", event.peer.node_id)
+                    self._record(("peer", 0, now, "hears no more of", event.peer.node_id))
 
-    def _record(self, *what: Any) -> None:
-        os.write(self._records, json.dumps(what).encode() + b"\n")
+    def _record(self, *records: tuple[Any, ...]) -> None:
+        os.write(self._records, b"".join(json.dumps(record).encode() + b"\n" for record in records))
 
 
 def _set_options(random: Random) -> dict[str, Any]:
     roll = random.random()
-    if roll < 0.5:
+    return {"nx": True} if roll < 0.08 else {"xx": True} if roll < 0.16 else _ttl(random)
+
+
+def _ttl(random: Random) -> dict[str, Any]:
+    roll = random.random()
+    if roll < 0.6:
         return {}
-    if roll < 0.75:
-        return {"ttl": random.uniform(100, 200)}
-    if roll < 0.85:
-        return {"ttl": random.uniform(0.05, 2)}
-    return {"nx": True} if roll < 0.93 else {"xx": True}
+    return {"ttl": random.uniform(100, 200) if roll < 0.87 else random.uniform(0.05, 2)}
 
 
 class _Filter:
