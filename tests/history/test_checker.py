@@ -58,6 +58,10 @@ class TestLies:
         writes = [call("A", "set", n, n + 0.5, f"v{n}") for n in range(10)]
         assert [wrong(writes, f"v{n}") for n in range(10)] == [["lie"]] * 9 + [[]]
 
+    def test_a_write_within_another_that_overlaps(self) -> None:
+        around = call("B", "set", 1.05, 9.0, "slow")
+        assert wrong([OLD, around, call("C", "delete", 2.0, 2.1)], "old") == ["lie"]
+
     def test_the_time_to_live_of_the_newer_one_may_be_over(self) -> None:
         assert wrong([OLD, call("B", "set", 2.0, 2.1, "new", note=" ttl=0.1")], "old") == ["lie"]
 
