@@ -90,6 +90,7 @@ class Outcome:
             "seconds": self.schedule.seconds,
             "instances": self.schedule.instances,
             "near_cache": self.schedule.near_cache,
+            "amnesia_window": self.schedule.amnesia_window,
             "backend": self.schedule.backend,
             "faults": [str(fault) for fault in self.schedule.faults],
             "violations": [{"kind": one.kind, "key": one.key, "why": one.why} for one in self.violations],
@@ -330,6 +331,7 @@ class _Run:
             "secret": f"history of seed {self.schedule.seed}",
             "codec": "json",  # so that what is in Redis can be read without it
             "near_cache": self.schedule.near_cache,
+            "amnesia_window": self.schedule.amnesia_window,
             "discovery": [f"127.0.0.1:{port}" for port in self._ports],
             "interfaces": ["127.0.0.1"],
             "port": self._ports[member.place],

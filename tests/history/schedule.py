@@ -36,8 +36,10 @@ FAULTS = (*REDIS_FAULTS, *CUTS, "crash", "pause", "drop")
 
 _SHORTEST = 0.02
 _LONGEST = 8.0
-_AMNESIA = 50.0
-"""A snapshot is younger than the 60 s for which instances remember what they wrote, and there is the outage itself."""
+_AMNESIA_WINDOWS = (60.0, 4.0)
+"""With the long one every restart of Redis empties all that a run has written; with the short one older keys live on."""
+_YOUNGER = 0.75
+"""A snapshot is younger than this part of what instances remember: they notice later that Redis died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class Schedule:
         seconds: how long the instances are in trouble.
         instances: how many.
         near_cache: the option of all of them.
+        amnesia_window: likewise.
         backend: their event loop.
         tail: how long they go on with their calls after everything is healed, in seconds.
         faults: in the order of time.
@@ -96,6 +99,7 @@ class Schedule:
     seconds: float
     instances: int
     near_cache: str
+    amnesia_window: float
     backend: str
     tail: float
     faults: tuple[Fault, ...]
@@ -103,7 +107,7 @@ class Schedule:
     def __str__(self) -> str:
         head = (
             f"seed {self.seed}: {self.seconds:g} s, {self.instances} instances on {self.backend}, "
-            f"near_cache={self.near_cache!r}, calls go on for {self.tail:.3f} s after healing"
+            f"near_cache={self.near_cache!r}, amnesia_window={self.amnesia_window:g}, calls go on for {self.tail:.3f} s after healing"
         )
         return "\n  ".join([head, *map(str, self.faults)])
 
@@ -130,19 +134,20 @@ def make_schedule(
     near_cache = random.choice(["standby", "standby", "serve", "off"])
     loop = random.choice(["asyncio", "asyncio", "asyncio", "trio"])
     tail = random.choice([0.0, _between(random, 0.02, 1.0)])
-    faults = list(_redis_faults(random, seconds, kinds))
+    window = random.choice(_AMNESIA_WINDOWS)
+    faults = list(_redis_faults(random, seconds, kinds, _YOUNGER * window))
     for place in range(count):
         faults += _instance_faults(random, seconds, kinds, place, count)
     if "crash" in kinds and random.random() < 0.6:
         faults += _crashes(random, seconds, random.randrange(count))
     faults.sort(key=lambda fault: fault.at)
-    return Schedule(seed, seconds, count, near_cache, backend or loop, tail, tuple(faults))
+    return Schedule(seed, seconds, count, near_cache, window, backend or loop, tail, tuple(faults))
 
 
-def _redis_faults(random: Random, seconds: float, kinds: Collection[str]) -> Iterator[Fault]:
+def _redis_faults(random: Random, seconds: float, kinds: Collection[str], oldest: float) -> Iterator[Fault]:
     def make(at: float, until: float) -> Fault:
         kind = random.choice(allowed)
-        saved_at = random.uniform(max(0.0, at - _AMNESIA), at) if kind == "snapshot" else 0.0
+        saved_at = random.uniform(max(0.0, at - oldest), at) if kind == "snapshot" else 0.0
         return Fault(kind, at, until, saved_at=saved_at)
 
     allowed = [kind for kind in REDIS_FAULTS if kind in kinds]
