@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from .nursery import Nursery
@@ -24,7 +25,9 @@ def main() -> int:
     failed = []
     with Nursery() as nursery:
         for seed in range(options.seed, options.seed + options.count):
-            schedule = make_schedule(seed, options.seconds, kinds, options.instances, options.backend)
+            schedule = make_schedule(seed, options.seconds, kinds, options.instances)
+            chosen = {name: getattr(options, name) for name in ("backend", "near_cache") if getattr(options, name)}
+            schedule = replace(schedule, **chosen)
             with tempfile.TemporaryDirectory(prefix="meshcache-history-") as temporary:
                 directory = Path(temporary) if options.keep is None else options.keep / str(seed)
                 directory.mkdir(parents=True, exist_ok=True)
@@ -51,6 +54,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each schedule is (default: 10)")
     parser.add_argument("--instances", type=int, help="how many (default: 3 to 5, by the seed)")
     parser.add_argument("--backend", choices=["asyncio", "trio"], help="default: by the seed")
+    parser.add_argument("--near-cache", choices=["off", "standby", "serve"], help="default: by the seed")
     parser.add_argument(
         "--faults", default=",".join(FAULTS), help=f"of {','.join(FAULTS)}; cut is all of {','.join(CUTS)}"
     )

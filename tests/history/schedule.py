@@ -117,9 +117,7 @@ def names(place: int) -> str:
     return "ABCDEFGH"[place]
 
 
-def make_schedule(
-    seed: int, seconds: float, kinds: Collection[str] = FAULTS, instances: int | None = None, backend: str | None = None
-) -> Schedule:
+def make_schedule(seed: int, seconds: float, kinds: Collection[str] = FAULTS, instances: int | None = None) -> Schedule:
     """The schedule of a seed.
 
     Args:
@@ -127,12 +125,11 @@ def make_schedule(
         seconds: how long.
         kinds: which faults there may be.
         instances: how many; None for 3 to 5, by the seed.
-        backend: None for ``asyncio`` mostly, and ``trio`` now and then.
     """
     random = Random(f"{seed}/{seconds}/{sorted(kinds)}")
     count = instances or random.randint(3, 5)
     near_cache = random.choice(["standby", "standby", "serve", "off"])
-    loop = random.choice(["asyncio", "asyncio", "asyncio", "trio"])
+    backend = random.choice(["asyncio", "asyncio", "asyncio", "trio"])
     tail = random.choice([0.0, _between(random, 0.02, 1.0)])
     window = random.choice(_AMNESIA_WINDOWS)
     faults = list(_redis_faults(random, seconds, kinds, _YOUNGER * window))
@@ -141,7 +138,7 @@ def make_schedule(
     if "crash" in kinds and random.random() < 0.6:
         faults += _crashes(random, seconds, random.randrange(count))
     faults.sort(key=lambda fault: fault.at)
-    return Schedule(seed, seconds, count, near_cache, window, backend or loop, tail, tuple(faults))
+    return Schedule(seed, seconds, count, near_cache, window, backend, tail, tuple(faults))
 
 
 def _redis_faults(random: Random, seconds: float, kinds: Collection[str], oldest: float) -> Iterator[Fault]:
