@@ -108,7 +108,6 @@ class Read:
     where: str
     key: str
     value: Any
-    at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from random import Random
 
-__all__ = ["COUNTERS", "all_keys", "some_key", "some_pattern"]
+__all__ = ["COUNTERS", "DOWN", "all_keys", "some_key", "some_pattern"]
 
-COUNTERS = [f"count:{number}" for number in range(3)]
+DOWN = "count:down"
+"""The counter that is only ever decremented; the others are only incremented, so that their bounds are known."""
+COUNTERS = ["count:0", "count:1", DOWN]
 
 _HOT = 4
 _PASSING = {"brief": (24, 0.4), "long": (5, 3.0)}

@@ -43,6 +43,7 @@ _ANSWER = 20.0
 _CALL = 5.0
 _HEAL = 45.0
 _END = 3.0
+_READ_TRIES = 5
 _LINGER = 0.3
 """Everything is read once more after so long, in seconds: what comes late must not do harm either."""
 _GRACE = 1.0
@@ -285,6 +286,7 @@ class _Run:
             outcome.healed_after = self._settle()
             self._read_all()
             time.sleep(_LINGER)
+            self._settle()
             self._read_all()
         except _Failure as failure:
             told = failure.violation
@@ -507,20 +509,30 @@ class _Run:
         return "\n".join(f"{member.name}:\n{member.log_tail()}" for member in self._members if member.lives)
 
     def _read_all(self) -> None:
-        keys = all_keys(self.schedule.seconds)
-        if not CAN_COUNT:
-            keys = [key for key in keys if key not in COUNTERS]
+        """Read every key everywhere, while all is well: where a machine with too much to do makes an instance leave Redis
+        in the middle, again."""
+        keys = [key for key in all_keys(self.schedule.seconds) if CAN_COUNT or key not in COUNTERS]
+        for _ in range(_READ_TRIES):
+            outages = self._outages()
+            reads = self._read(keys)
+            if outages == self._outages():
+                self._reads += reads
+                return
+            self._settle()
+        raise _Failure("not healed", "the instances", f"they leave Redis each time that they are asked\n{self._logs()}")
+
+    def _read(self, keys: Sequence[str]) -> list[Read]:
         asked = [(member, member.ask("read", keys=keys)) for member in self._members if member.lives]
-        for member, number in asked:
-            self._reads += [
-                Read(member.name, key, value, time.monotonic()) for key, value in member.answer(number).items()
-            ]
-        raw = self._server.client().mget([f"{_NAMESPACE}:{key}" for key in keys])
-        self._read_at = now = time.monotonic()
-        self._reads += [
-            Read(REDIS, key, None if data is None else json.loads(data), now)
-            for key, data in zip(keys, raw, strict=True)
+        reads = [
+            Read(member.name, key, value) for member, number in asked for key, value in member.answer(number).items()
         ]
+        raw = self._server.client().mget([f"{_NAMESPACE}:{key}" for key in keys])
+        self._read_at = time.monotonic()
+        decoded = (None if data is None else json.loads(data) for data in raw)
+        return [*reads, *(Read(REDIS, key, value) for key, value in zip(keys, decoded, strict=True))]
+
+    def _outages(self) -> list[int]:
+        return [member.call("stats")["outages"] for member in self._members if member.lives]
 
     def _end_all(self) -> None:
         for member in self._members:

@@ -22,7 +22,7 @@ def call(
 
 def wrong(calls: Sequence[Call], *final: Any, where: str = "B", **more: Any) -> list[str]:
     """The kinds of violations of these calls and these values read after healing."""
-    reads = [Read(where, "k", value, 100.0) for value in final]
+    reads = [Read(where, "k", value) for value in final]
     return [violation.kind for violation in judge(History(calls, reads, **more))]
 
 
@@ -47,7 +47,7 @@ class TestLies:
         assert wrong([OLD, newer], "old", where=where) == ["lie"]
 
     def test_said_once_for_all_who_read_it(self) -> None:
-        reads = [Read(where, "k", "old", 100.0) for where in ("A", "B", REDIS, "A")]
+        reads = [Read(where, "k", "old") for where in ("A", "B", REDIS, "A")]
         (violation,) = judge(History([OLD, call("B", "delete", 2.0, 2.1)], reads))
         assert "A and B and Redis read 'old'" in violation.why
 
@@ -225,7 +225,7 @@ class TestStaleReads:
 class TestKept:
     @staticmethod
     def of(*calls: Call, value: str | None = "old") -> tuple[int, int]:
-        return kept(History(calls, [Read(REDIS, "k", value, 100.0), Read("A", "k", None, 100.0)]))
+        return kept(History(calls, [Read(REDIS, "k", value), Read("A", "k", None)]))
 
     def test_the_newest_write_is_a_value(self) -> None:
         before = call("B", "delete", 0.5, 0.6)
@@ -254,7 +254,7 @@ class TestStory:
     def test_has_the_calls_of_the_key_and_what_happened(self) -> None:
         calls = [OLD, call("B", "delete", 2.0, 2.1), call("C", "set", 1.5, inf, "other", key="other")]
         incidents = [Incident(1.8, "refuse A begins"), Incident(1.9, "of k", "k"), Incident(1.9, "of other", "other")]
-        (violation,) = judge(History(calls, [Read(REDIS, "k", "old", 9.0)], incidents, began=1.0))
+        (violation,) = judge(History(calls, [Read(REDIS, "k", "old")], incidents, began=1.0))
         assert [" ".join(line.split()) for line in violation.story.splitlines()] == [
             "0.0000 A set k = 'old' -> True after 100.0 ms",
             "0.8000 * refuse A begins",
@@ -266,10 +266,10 @@ class TestStory:
 
     def test_a_long_one_is_cut_to_what_matters(self) -> None:
         writes = [call("A", "set", n, n + 0.5, f"v{n}") for n in range(1000)]
-        (violation,) = judge(History(writes, [Read("A", "k", "v997", 2000.0)]))
+        (violation,) = judge(History(writes, [Read("A", "k", "v997")]))
         assert len(violation.story.splitlines()) < 80
         assert "'v997'" in violation.story
         assert "'v999'" in violation.story
-        (violation,) = judge(History(writes, [Read("A", "k", "v1", 2000.0)]))
+        (violation,) = judge(History(writes, [Read("A", "k", "v1")]))
         assert len(violation.story.splitlines()) < 120
         assert "lines more" in violation.story
