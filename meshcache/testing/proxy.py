@@ -49,6 +49,8 @@ class OutageProxy:
     Args:
         host: the server's host name or IP address.
         port: the server's TCP port.
+        source: the IP address from which the server is asked; None for any.  On Linux all of 127.0.0.0/8 may be used, so
+            that one can see at the server which proxy a connection comes from.
 
     Raises:
         OSError: no port is free, or ``host`` cannot be resolved.
@@ -56,9 +58,9 @@ class OutageProxy:
 
     host = LOOPBACK
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, source: str | None = None) -> None:
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        self._loop = _Loop(family, target)
+        self._loop = _Loop(family, target, source)
         self._finalizer = weakref.finalize(self, self._loop.stop, os.getpid())
         self.port: int = self._loop.reserved.port
 
@@ -194,8 +196,10 @@ class _Connection:
         self.to_server = _Direction()
         self.to_client = _Direction()
 
-    def connect(self, family: int, target: object) -> None:
+    def connect(self, family: int, target: object, source: str | None) -> None:
         self.server = _prepare(socket.socket(family, socket.SOCK_STREAM))
+        if source is not None:
+            self.server.bind((source, 0))
         self.connecting = True
         code = self.server.connect_ex(target)  # type: ignore[arg-type]  # as getaddrinfo gave it
         if code not in (0, errno.EINPROGRESS):
@@ -264,13 +268,14 @@ class _Connection:
 class _Loop:
     """The thread, its selector, and the states of the wire.  All but ``call`` and ``stop`` runs in the thread."""
 
-    def __init__(self, family: int, target: object) -> None:
+    def __init__(self, family: int, target: object, source: str | None) -> None:
         self.reserved = ReservedPort()
         self.connections: set[_Connection] = set()
         self.state = "forward"
         self._delay = 0.0
         self._family = family
         self._target = target
+        self._source = source
         self._selector = selectors.DefaultSelector()
         self._waker, self._wakened = socket.socketpair()
         self._wakened.setblocking(False)
@@ -396,7 +401,7 @@ class _Loop:
         self._open(connection)
         if connection.to_server.flows and connection.server is None:
             try:
-                connection.connect(self._family, self._target)
+                connection.connect(self._family, self._target, self._source)
             except OSError:
                 self._drop(connection, reset=True)
                 return

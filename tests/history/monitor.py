@@ -10,7 +10,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from .checker import Incident
 
@@ -23,6 +23,8 @@ _ESCAPE = re.compile(rb"\\(x[0-9a-f]{2}|.)")
 _PLAIN = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b", b"\\": b"\\", b'"': b'"'}
 _LONGEST = 160
 _STAMP_BYTES = 16
+_KINDS = {b"\0": "invalidate", b"\1": "delete", b"\2": "set", b"\3": "sweep"}
+_HASH = 40
 _DAY = 86_400.0
 
 
@@ -33,11 +35,13 @@ class Monitor:
         host: the server's.
         port: the server's.
         prefix: of the Redis keys that are told.
+        sources: who asks from which IP address.
     """
 
-    def __init__(self, host: str, port: int, prefix: str) -> None:
+    def __init__(self, host: str, port: int, prefix: str, sources: Mapping[str, str]) -> None:
         self._address = (host, port)
         self._prefix = prefix.encode()
+        self._sources = sources
         self._chunks: list[list[bytes]] = []
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
@@ -79,7 +83,8 @@ class Monitor:
     def _told(self, at: float, source: bytes, command: bytes, rest: bytes, began: float) -> Iterator[Incident]:
         words = _WORD.findall(rest)
         text = " ".join(self._readable(word, began + self._wall_ahead) for word in words)[:_LONGEST]
-        by = "a script" if source == b"lua" else source.decode().rpartition(":")[2]
+        address, _, port = source.decode().rpartition(":")
+        by = "a script" if source == b"lua" else f"{self._sources.get(address, address)} ({port})"
         for word in words:
             if word.startswith(self._prefix):
                 key = word[len(self._prefix) :].decode()
@@ -87,11 +92,15 @@ class Monitor:
 
     @staticmethod
     def _readable(word: bytes, began: float) -> str:
-        """A word as it is; of a stamp, which begins with the milliseconds of a clock in 48 bits, the second it is of."""
+        """A word as it is; of a stamp (a clock's milliseconds in 48 bits, a counter in 16, a node id in 64) and the kind of write
+        behind it what they say; scripts' hashes are left out."""
+        if len(word) == _HASH:
+            return ""
         plain = _ESCAPE.sub(lambda match: _PLAIN.get(match[1]) or bytes([int(match[1][1:], 16)]), word)
         second = int.from_bytes(plain[:6], "big") / 1000 - began
         if len(plain) >= _STAMP_BYTES and abs(second) < _DAY:
-            return f"stamp:{second:.3f}"
+            kind = _KINDS.get(plain[_STAMP_BYTES:], "")
+            return f"<{kind} {second:.3f}.{int.from_bytes(plain[6:8], 'big')} of {plain[8:10].hex()}…>"
         return word.decode("ascii", "replace")
 
     @staticmethod

@@ -13,6 +13,7 @@ import select
 import shutil
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,12 @@ CAN_COUNT = hasattr(MeshCache, "incr")
 """Whether there are counters to be judged."""
 
 _NAMESPACE = "history"
+_REDIS = (
+    # Acknowledged means in the page cache, which a killed process does not take along; a snapshot is a copy of that.
+    *("--appendfsync", "no"),
+    *("--auto-aof-rewrite-percentage", "0"),
+    *("--protected-mode", "no"),  # it listens on loopback alone, and is asked from more addresses of it than one
+)
 _CLIENTS = 3
 _ANSWER = 20.0
 _CALL = 5.0
@@ -254,16 +261,15 @@ class _Run:
         self._nursery = nursery
         self._directory = directory
         self._options = options
-        # Acknowledged means in the page cache, which a killed process does not take along; a snapshot is a copy of that.
-        self._server = stack.enter_context(
-            RedisServer(persistent=True, arguments=("--appendfsync", "no", "--auto-aof-rewrite-percentage", "0"))
-        )
-        self._monitor = Monitor(self._server.host, self._server.port, f"{_NAMESPACE}:")
+        self._server = stack.enter_context(RedisServer(persistent=True, arguments=_REDIS))
+        sources = {source: names(place) for place in range(schedule.instances) if (source := _source(place))}
+        self._monitor = Monitor(self._server.host, self._server.port, f"{_NAMESPACE}:", sources)
         stack.callback(self._monitor.close)
         self._monitor.listen()
         self._disk = self._server.directory / "appendonlydir"
         self._proxies = [
-            stack.enter_context(OutageProxy(self._server.host, self._server.port)) for _ in range(schedule.instances)
+            stack.enter_context(OutageProxy(self._server.host, self._server.port, source=_source(place)))
+            for place in range(schedule.instances)
         ]
         self._ports = _free_udp_ports(schedule.instances)
         self._members: list[_Member] = []
@@ -653,6 +659,11 @@ def _read_events(member: _Member, nodes: Mapping[str, str]) -> Iterator[Incident
             yield Incident(at, f"{member.name}: {rest[0]}")
         elif kind == "peer":
             yield Incident(at, f"{member.name} {rest[0]} {nodes.get(rest[1], rest[1])}")
+
+
+def _source(place: int) -> str | None:
+    """The address by which Redis knows an instance."""
+    return f"127.0.0.{place + 2}" if sys.platform == "linux" else None
 
 
 def _free_udp_ports(count: int) -> list[int]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -412,3 +413,13 @@ def test_what_was_slow_is_passed_on_at_forward_and_held_back_in_silence(wire: Ou
 def test_slow_takes_seconds(wire: OutageProxy, delay: float) -> None:
     with pytest.raises(ValueError, match="number of seconds"):
         wire.slow(delay)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+def test_the_server_sees_the_source() -> None:
+    with (
+        RedisServer(arguments=("--protected-mode", "no")) as server,
+        OutageProxy(server.host, server.port, source="127.0.0.7") as wire,
+        redis.Redis.from_url(wire.url) as client,
+    ):
+        assert client.client_info()["addr"].startswith("127.0.0.7:")
