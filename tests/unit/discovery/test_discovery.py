@@ -9,7 +9,7 @@ import meshcache.discovery
 
 
 def test_exports_its_public_names() -> None:
-    for name in ("Announcement", "Discovery", "Mdns", "Static"):
+    for name in ("Announcement", "Discovery", "Dns", "DnsSrv", "Mdns", "Static"):
         assert name in dir(meshcache.discovery)
         assert getattr(meshcache.discovery, name).__name__ == name
     with pytest.raises(AttributeError, match="nothing"):
@@ -19,9 +19,9 @@ def test_exports_its_public_names() -> None:
 def test_making_a_source_does_not_load_zeroconf() -> None:
     program = """
 import sys
-from meshcache.discovery import Announcement, Mdns, Static
-Mdns(), Static(["10.0.0.1:7946"])
-sys.exit("zeroconf" in sys.modules or "ifaddr" in sys.modules)
+from meshcache.discovery import Announcement, Dns, DnsSrv, Mdns, Static
+Mdns(), Static(["10.0.0.1:7946"]), Dns("gateways", 7946), DnsSrv("_mesh._udp.gateways")
+sys.exit(bool({"zeroconf", "ifaddr", "dns.resolver"} & sys.modules.keys()))
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
