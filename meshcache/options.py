@@ -102,7 +102,8 @@ class Options:
     is answered."""
 
     interfaces: Sequence[str] | None = None
-    """IP addresses or names of the network interfaces to use, for example ``["127.0.0.1"]``.  None: every usable one."""
+    """IP addresses or names of the network interfaces to use, for example ``["127.0.0.1"]``.  None: every usable one.  One
+    IP address: nothing else is listened on.  A name: whatever addresses the interface gets later are used as well."""
 
     port: int = 0
     """UDP port of this instance.  0: any free one, which mDNS tells the others.  Fix it (7946, say) when others name

@@ -138,6 +138,7 @@ class Meshwork:
             self._socket.addresses,
             self._socket.port,
             everywhere=self._socket.everywhere,
+            interfaces=None if self._options.interfaces is None else tuple(self._options.interfaces),
         )
         self._network = Network(node, self._socket, self._sources, announcement, self._now, self._take)
         await self._network.run()

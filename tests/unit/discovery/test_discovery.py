@@ -6,6 +6,8 @@ import sys
 import pytest
 
 import meshcache.discovery
+from meshcache.discovery import Announcement
+from meshcache.interfaces import local_addresses
 
 
 def test_exports_its_public_names() -> None:
@@ -29,3 +31,13 @@ sys.exit(bool({"zeroconf", "ifaddr", "dns.resolver"} & sys.modules.keys()))
 def test_the_sources_are_sources() -> None:
     assert isinstance(meshcache.discovery.Mdns(), meshcache.discovery.Discovery)
     assert isinstance(meshcache.discovery.Static([]), meshcache.discovery.Discovery)
+
+
+def test_addresses_that_may_change_are_asked_of_the_system() -> None:
+    """And an instance that is bound to one address stays there."""
+    loopback = next(item.interface for item in local_addresses() if item.ip == "127.0.0.1")
+    bound = Announcement(1, "test", ("203.0.113.9",), 7001)
+    follows = Announcement(1, "test", ("203.0.113.9",), 7001, everywhere=True, interfaces=(loopback,))
+    assert bound.addresses_now() == ("203.0.113.9",)
+    assert "127.0.0.1" in follows.addresses_now()
+    assert "203.0.113.9" not in follows.addresses_now()
