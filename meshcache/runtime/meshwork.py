@@ -130,6 +130,7 @@ class Meshwork:
             now=self._now(),
             mode=self.mode,
             replica=self._memory,
+            wall_ms=self._surroundings.wall_ms,
         )
         node.set_state(self.mode, self.standing, self._now())
         announcement = Announcement(
