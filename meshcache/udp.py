@@ -20,12 +20,14 @@ import anyio
 from .errors import ConfigError
 from .interfaces import LocalAddress, is_interface, local_addresses, usable_addresses
 
-__all__ = ["Address", "UdpSocket"]
+__all__ = ["RECEIVE_BUFFER_BYTES", "Address", "UdpSocket"]
 
 Address = tuple[str, int]
 """IP address as text, UDP port.  An IPv4 address is always written as one, also where it came over an IPv6 socket."""
 
-_RECEIVE_BUFFER = 4 * 2**20
+RECEIVE_BUFFER_BYTES = 4 * 2**20
+"""What is asked of the kernel for datagrams that were not read yet."""
+
 _SO_RCVBUFFORCE = 33  # Linux, with CAP_NET_ADMIN: beyond net.core.rmem_max; the socket module does not name it
 _DATAGRAM_BYTES = 2048  # a datagram of the mesh has 1 200 at most; what is cut off here would not open anyway
 _DATAGRAMS_AT_ONCE = 64
@@ -253,11 +255,11 @@ def _bind_dual_stack(port: int) -> socket.socket | None:
 def _raise_receive_buffer(bound: socket.socket) -> int:
     if sys.platform == "linux":
         try:
-            bound.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+            bound.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
         except OSError:  # not permitted: as much as net.core.rmem_max allows
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     else:
-        size = _RECEIVE_BUFFER
+        size = RECEIVE_BUFFER_BYTES
         while size >= 65_536:  # BSD refuses too much rather than giving what it has
             try:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)

@@ -33,7 +33,7 @@ from .base import Announcement
 if TYPE_CHECKING:
     from zeroconf import ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
 
-__all__ = ["SERVICE_TYPE", "Mdns", "namespace_digest"]
+__all__ = ["SERVICE_TYPE", "Mdns", "multicast_addresses", "namespace_digest"]
 
 SERVICE_TYPE = "_meshcache._udp.local."
 
@@ -121,7 +121,7 @@ class Mdns:
         if wanted is None:
             wanted = announcement.interfaces if announcement.everywhere else announcement.addresses
         here = usable_addresses(wanted)
-        speaks = _multicast_addresses(here)
+        speaks = multicast_addresses(here)
         if not speaks:
             names = "any" if wanted is None else ", ".join(wanted) or "none"
             raise RuntimeError(f"no network interface to use: wanted {names}, and this host has no such address now")
@@ -297,7 +297,7 @@ def _loop(zeroconf: Zeroconf) -> asyncio.AbstractEventLoop:
     return zeroconf.loop
 
 
-def _multicast_addresses(here: Sequence[LocalAddress]) -> tuple[str, ...]:
+def multicast_addresses(here: Sequence[LocalAddress]) -> tuple[str, ...]:
     """One address for each interface, IPv4 if it has one: a group is joined once an interface."""
     best: dict[int, str] = {}
     for item in here:
