@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -16,12 +16,15 @@ from typing import Self
 import anyio
 
 from ..discovery.base import Announcement, Discovery
+from ..discovery.roster import Roster
 from ..errors import ConfigError
 from ..events import Mode
-from ..mesh.node import ClockTold, ForeignKey, MeshEvent, Node
+from ..mesh.node import ClockTold, ForeignKey, MeshEvent
 from ..mesh.settings import Address
 from ..options import Options
+from ..runtime.meshwork import Meshwork
 from ..runtime.runtime import Runtime
+from ..runtime.surroundings import Surroundings
 
 __all__ = ["Ear", "TemporaryInstance"]
 
@@ -50,30 +53,25 @@ class Ear:
             raise
 
 
+class _RosterEar(Ear, Roster):
+    """The registry in Redis is no source of its own: the runtime tells it what is there, and knows it by its type."""
+
+    def tell(self, addresses: Iterable[Address]) -> None:
+        assert isinstance(self.source, Roster)
+        self.source.tell(addresses)
+
+
 class _Listening(Runtime):
     """A runtime whose mesh events are kept."""
 
     def __init__(self, url: str | None, options: Options, ears: list[Ear]) -> None:
-        super().__init__(url, options, ears)
+        super().__init__(url, options, ears, Surroundings())
         self.foreign: set[Address] = set()
         self.ahead: dict[str, float] = {}
 
     @property
-    def node(self) -> Node | None:
-        return None if self._network is None else self._network.node
-
-    @property
-    def port(self) -> int:
-        return self._socket.port
-
-    def ask_clocks(self) -> None:
-        if self._network is not None:
-            self._network.ask_clocks()
-
-    async def has_key(self, timeout: float) -> bool:
-        with anyio.move_on_after(timeout):
-            await self._mesh_ready.wait()
-        return self._mesh_ready.is_set()
+    def mesh(self) -> Meshwork:
+        return self._mesh
 
     def _heard(self, event: MeshEvent) -> None:
         if isinstance(event, ForeignKey):
@@ -99,7 +97,7 @@ class TemporaryInstance:
     """
 
     def __init__(self, url: str | None, options: Options, sources: list[Discovery]) -> None:
-        self.ears = [Ear(source) for source in sources]
+        self.ears = [_RosterEar(source) if isinstance(source, Roster) else Ear(source) for source in sources]
         self.port_taken = False
         self.warnings: list[logging.LogRecord] = []
         try:
@@ -128,6 +126,12 @@ class TemporaryInstance:
         """Wait until it is in this mode."""
         return await self.until(lambda: self.runtime.mode is mode, timeout)
 
+    async def has_key(self, timeout: float) -> bool:
+        """Wait until it can seal datagrams; whether it can."""
+        with anyio.move_on_after(timeout) as waiting:
+            await self.runtime.mesh.has_key()
+        return not waiting.cancelled_caught
+
     async def until(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait until the condition holds; whether it does."""
         deadline = anyio.current_time() + timeout
@@ -143,7 +147,7 @@ class TemporaryInstance:
     async def ask_clocks(self, timeout: float) -> dict[str, float]:
         """How far each peer's clock is ahead of this host's, in seconds, by its node id; those that answer."""
         wanted = {peer.node_id for peer in self.runtime.peers}
-        self.runtime.ask_clocks()
+        self.runtime.mesh.ask_clocks()
         await self.until(lambda: wanted <= self.runtime.ahead.keys(), timeout)
         return self.runtime.ahead
 

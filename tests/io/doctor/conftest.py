@@ -19,7 +19,7 @@ from meshcache.testing.server import RedisServer
 from tests.support import free_port
 
 Diagnose = Callable[..., Awaitable["Diagnosis"]]
-NAMESPACE = "doctor-test"
+NAMESPACE = "gateway"
 
 
 class Diagnosis(dict[str, Finding]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from meshcache import MeshCache
 from meshcache.doctor import Verdict
 from meshcache.doctor.host import judge_receive_buffer
+from meshcache.runtime.surroundings import Surroundings
 from meshcache.testing.server import RedisServer
 from tests.io.doctor.conftest import NAMESPACE, Diagnose
 from tests.support import eventually, free_port
@@ -57,6 +59,15 @@ async def test_peers_that_are_met(own_server: RedisServer, ports: list[int], dia
         await eventually(lambda: [peer.port for peer in one.peers] == [ports[1]])  # who met through us; we said goodbye
 
 
+async def test_peers_that_redis_knows(own_server: RedisServer, ports: list[int], diagnose: Diagnose) -> None:
+    async with gateway(ports[0], own_server.url, discovery=["redis"]) as one:
+        await eventually(lambda: one.is_available)
+        diagnosis = await diagnose(own_server.url, secret=SECRET, discovery=["redis"], peers_expected=1, wait=10.0)
+    assert diagnosis.broken | diagnosis.warned == set()
+    assert diagnosis["discovery"].seen == "Redis: 1 address"
+    assert f"1 peer: 127.0.0.1:{ports[0]} (redis)" in diagnosis["peers"].seen
+
+
 async def test_a_peer_that_does_not_answer(ports: list[int], diagnose: Diagnose) -> None:
     async with gateway(ports[0]):
         diagnosis = await diagnose(None, secret=SECRET, discovery=at(*ports[:2]), port=ports[2], wait=WAIT)
@@ -97,25 +108,13 @@ async def test_another_secret(ports: list[int], diagnose: Diagnose) -> None:
 @pytest.mark.parametrize(
     ("ahead", "verdict"), [(5, Verdict.WARN), (-5, Verdict.WARN), (90, Verdict.FAIL), (-90, Verdict.FAIL)]
 )
-async def test_a_peer_whose_clock_is_wrong(
-    ports: list[int], diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch, ahead: int, verdict: Verdict
-) -> None:
-    import meshcache.runtime.runtime as runtime
-
-    right = runtime._wall_ms
-    with monkeypatch.context() as patch:
-        patch.setattr(runtime, "_wall_ms", lambda: right() + ahead * 1000)
-        wrong = MeshCache(
-            None, namespace=NAMESPACE, interfaces=["127.0.0.1"], secret=SECRET, discovery=[], port=ports[0]
-        )
-        await wrong.__aenter__()
-        await eventually(lambda: wrong._runtime is not None and wrong._runtime._network is not None)
-    try:
+async def test_a_peer_whose_clock_is_wrong(ports: list[int], diagnose: Diagnose, ahead: int, verdict: Verdict) -> None:
+    wrong = MeshCache(None, namespace=NAMESPACE, interfaces=["127.0.0.1"], secret=SECRET, discovery=[], port=ports[0])
+    wrong._surroundings = lambda: Surroundings(wall_ms=lambda: time.time_ns() // 1_000_000 + ahead * 1000)
+    async with wrong:
         diagnosis = await diagnose(
             None, secret=SECRET, discovery=at(ports[0]), port=ports[2], peers_expected=1, wait=WAIT
         )
-    finally:
-        await wrong.aclose()
     finding = diagnosis["peer-clocks"]
     assert finding.verdict is verdict
     told = re.match(rf"127\.0\.0\.1:{ports[0]} is ([0-9.]+) s (ahead of|behind) this host", finding.seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -132,16 +133,16 @@ async def test_a_disk_that_is_full(diagnose: Diagnose) -> None:
 
 # -- what this user may do
 
-RIGHTS = (
-    f"ACL SETUSER ada reset on >password ~{NAMESPACE}:* ~{{{NAMESPACE}* +@connection +get +set +mget +unlink +exists +pttl "
-    "+pexpire +persist +scan +info +hgetall +evalsha +script|load +hget +hset +hlen +hvals +del"
-)
+OPERATIONS = (Path(__file__).resolve().parents[3] / "docs" / "operations.md").read_text()
+RIGHTS = re.findall("^ACL SETUSER .*$", OPERATIONS, re.MULTILINE)
+"""What the docs name, for the namespace that these tests have as well."""
 
 
 def grant(server: RedisServer, *changes: str) -> str:
     """The user has the rights that the docs name, with these changes; the URL."""
-    server.client().execute_command(*RIGHTS.split(), *changes)
-    return url(server, "ada:password@")
+    (rule,) = RIGHTS
+    server.client().execute_command(*rule.split(), *changes)
+    return url(server, f"{NAMESPACE}:password@")
 
 
 async def test_the_rights_that_the_docs_name_are_enough(own_server: RedisServer, diagnose: Diagnose) -> None:
