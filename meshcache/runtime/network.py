@@ -80,6 +80,11 @@ class Network:
         self._send()
         self._rearm()
 
+    def ask_clocks(self) -> None:
+        """Ask all peers what their clocks say, now; each answer is an event."""
+        self.node.ask_clocks(self._now())
+        self._send()
+
     async def run(self) -> None:
         """Until cancelled; says goodbye to the peers then, before the sources do, which may take a moment."""
         try:

@@ -31,6 +31,7 @@ from ..stamp import HybridClock, Kind, Op, Stamp, make_stamp
 from ..standings import Record, Standing, Standings
 from ..store import Store
 from ..tier import Tier
+from .addresses import OwnAddresses
 from .background import Background
 from .feed import Feed
 from .membership import LEASE, Membership
@@ -94,6 +95,7 @@ class Runtime:
         self.epoch = 0
         self.near = Near(self.memory, options.stale_ttl, serves=options.near_cache == "serve")
         self._socket = surroundings.open_socket(options.interfaces, options.port)
+        self._own_addresses = OwnAddresses(self._socket, options.interfaces)
         self._warned: set[str] = set()
         self._mesh = Meshwork(
             node_id=self.node_id,
@@ -167,6 +169,7 @@ class Runtime:
                 tasks.start_soon(self._recovery.run)
                 tasks.start_soon(self._membership.run)
                 tasks.start_soon(self._mesh.keep_key, self._replay_link, self._names, self.lost)
+                tasks.start_soon(self._own_addresses.run)
             if self._tracker is not None:
                 tasks.start_soon(self._tracker.run)
             tasks.start_soon(self._mesh.run)
@@ -204,7 +207,7 @@ class Runtime:
             names=names,
             now=now,
             wall_ms=self._surroundings.wall_ms,
-            addresses=tuple((address, self._socket.port) for address in self._socket.addresses),
+            addresses=self._own_addresses,
             forget_after=options.forget_after,
             surface=self,
         )
