@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from math import ceil
+from sys import getsizeof
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from weakref import WeakSet
@@ -24,6 +25,7 @@ from .events import Event, Mode, Peer
 from .glob import MATCH_ALL
 from .options import DEFAULT_URL, OptionArguments, Options
 from .redis.url import check_url, redact
+from .store import NOT_DECODED, Entry
 from .tier import NO_EXPIRY, NO_KEY, Tier, Writes
 
 if TYPE_CHECKING:
@@ -37,6 +39,12 @@ __all__ = ["MeshCache"]
 T = TypeVar("T")
 
 _MEMORY_CALLS_A_TURN = 64
+
+_IMMUTABLE = frozenset({bytes, str, int, float, bool, type(None), datetime})
+"""Of exactly these types; a subclass may have attributes."""
+
+_SHARED_BYTES = 1024
+"""The longest encoded value that memory keeps a second time, decoded.  More would cost more memory than it saves time."""
 
 _OPEN: WeakSet[MeshCache] = WeakSet()
 
@@ -154,13 +162,17 @@ class MeshCache:
             RedisCommandError: Redis refuses it for good (``WRONGTYPE``, no permission).
             ClosedError: the cache is not open.
         """
+        runtime = self._runtime
+        if runtime is not None:
+            entry = runtime.recall(key, runtime.now())
+            if entry is not None:
+                self._memory_calls = calls = self._memory_calls + 1
+                if not calls % _MEMORY_CALLS_A_TURN:
+                    await anyio.lowlevel.checkpoint()
+                value = entry.decoded
+                return self._value_of(entry) if value is NOT_DECODED else value
         key = check_key(key)
-        near = self._open().near
-        data = near.read(key) if near.serving else None
-        if data is None:
-            data = await self._read(lambda tier: tier.get(key), key)
-        else:
-            await self._take_turns()
+        data = await self._read(lambda tier: tier.get(key), key)
         return default if data is None else self._decode(data)
 
     async def set(
@@ -224,15 +236,19 @@ class MeshCache:
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The keys found, with their values, in the order asked.  Raises as :meth:`get`."""
         asked = check_keys(keys)
-        near = self._open().near
-        found: dict[str, bytes] = {}
-        if near.serving:
-            found = {key: data for key in asked if (data := near.read(key)) is not None}
+        runtime = self._open()
+        recall, now = runtime.recall, runtime.now()
+        values = {key: self._value_of(entry) for key in asked if (entry := recall(key, now)) is not None}
+        if values:
             await self._take_turns()
-        rest = [key for key in asked if key not in found]
+        rest = [key for key in asked if key not in values] if values else asked
+        if not rest:
+            return values
+        found: dict[str, bytes] = {}
         for part in await self._read_many(lambda tier, some: tier.get_many(some), rest):
             found |= part
-        return {key: self._decode(found[key]) for key in asked if key in found}
+        values |= {key: self._decode(data) for key, data in found.items()}
+        return {key: values[key] for key in asked if key in values}
 
     async def set_many(self, values: Mapping[str, Any], ttl: float | timedelta | None = None) -> None:
         """Write many values with one time to live.  All are checked and encoded before the first is written.
@@ -435,6 +451,22 @@ class MeshCache:
         return self._runtime
 
     # -- values
+
+    def _value_of(self, entry: Entry) -> Any:
+        """What an entry of memory means.  Made once if it cannot change, and is small or nothing but the bytes themselves; each
+        time anew otherwise: callers never share what one of them could change."""
+        if entry.decoded is not NOT_DECODED:
+            return entry.decoded
+        data = entry.value
+        assert self._runtime is not None
+        assert data is not None
+        value = self._decode(data)
+        if type(value) in _IMMUTABLE:
+            if value is data:
+                self._runtime.memory.store.share(entry, value, 0)
+            elif len(data) <= _SHARED_BYTES:
+                self._runtime.memory.store.share(entry, value, getsizeof(value))
+        return value
 
     def _ttl_ms(self, ttl: float | timedelta | None) -> int | None:
         return self._default_ttl_ms if ttl is None else ttl_to_ms(ttl)

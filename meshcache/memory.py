@@ -297,10 +297,6 @@ class MemoryTier:
 
     # -- copies of what Redis has, kept while it answers; ``near`` says when
 
-    def copy(self, key: str) -> bytes | None:
-        """What Redis has, if this instance keeps a copy."""
-        return self.store.copy(key, self._now())
-
     def keep(self, key: str, value: bytes, ttl: float, *, newest: bool = False, ttl_known: bool = False) -> bool:
         """Redis has this value.  Not kept where a stamped write is known of the key, or one that Redis does not have yet.
 

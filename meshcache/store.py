@@ -15,13 +15,13 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 from .buckets import BUCKETS, Buckets, Version
 from .glob import MATCH_ALL, matcher
 from .stamp import Kind, Op, Stamp
 
-__all__ = ["ENTRY_OVERHEAD_BYTES", "MAX_SWEEPS", "UNSTAMPED", "Entry", "Store", "add_sweep"]
+__all__ = ["ENTRY_OVERHEAD_BYTES", "MAX_SWEEPS", "NOT_DECODED", "UNSTAMPED", "Entry", "Store", "add_sweep"]
 
 ENTRY_OVERHEAD_BYTES = 550
 """What an entry costs besides its key and value: the objects, the dictionary, the list of what expires, the summary for
@@ -32,6 +32,9 @@ MAX_SWEEPS = 64
 
 UNSTAMPED = Stamp(b"")
 """What stands in place of a stamp in a copy of what Redis has; older than every stamp."""
+
+NOT_DECODED: Final = object()
+"""What stands in place of a value that nobody has decoded, or that may not be shared."""
 
 _SPARE_SECONDS = 64
 _NEARLY_SAME = 1.0
@@ -48,9 +51,10 @@ class Entry:
         expires_at: readable before this moment; ``-inf`` in a tombstone, ``inf`` for ever.
         size: bytes that this entry counts for.
         ttl_known: of a copy, whether ``expires_at`` is that of the key in Redis.
+        decoded: what ``value`` means, if whoever reads it knows that and may share it; see :meth:`Store.share`.
     """
 
-    __slots__ = ("_due", "expires_at", "kind", "size", "stamp", "ttl_known", "value")
+    __slots__ = ("_due", "decoded", "expires_at", "kind", "size", "stamp", "ttl_known", "value")
 
     def __init__(self, kind: Kind, stamp: Stamp, value: bytes | None, expires_at: float, size: int) -> None:
         self.kind = kind
@@ -59,6 +63,7 @@ class Entry:
         self.expires_at = expires_at
         self.size = size
         self.ttl_known = False
+        self.decoded: Any = NOT_DECODED
         self._due: int | None = None
 
 
@@ -108,13 +113,33 @@ class Store:
 
     def get(self, key: str, now: float) -> bytes | None:
         """The value, or None for a miss.  Counts, and makes the entry the most recently used one."""
-        entry = self._entries.get(key)
-        if entry is None or entry.expires_at <= now:
+        entry = self.recall(key, now)
+        if entry is None:
             self.misses += 1
             return None
-        self._entries.move_to_end(key)
-        self.hits += 1
         return entry.value
+
+    def recall(self, key: str, now: float) -> Entry | None:
+        """The entry, if it has a value now.  As :meth:`get`, but a miss is not counted."""
+        entries = self._entries
+        entry = entries.get(key)
+        if entry is None or entry.expires_at <= now:
+            return None
+        entries.move_to_end(key)
+        self.hits += 1
+        return entry
+
+    def share(self, entry: Entry, decoded: Any, size: int) -> None:
+        """Keep what the value of an entry means, for as long as the entry has that value.
+
+        Args:
+            entry: as it was given out just now.
+            decoded: immutable: everybody who reads the key gets this very object.
+            size: what it takes, in bytes.
+        """
+        entry.decoded = decoded
+        entry.size += size
+        self.bytes += size
 
     def peek(self, key: str, now: float) -> Entry | None:
         """The entry, a tombstone too, without a trace: nothing is counted or moved.  ``value`` is None once it expired."""
@@ -220,13 +245,14 @@ class Store:
 
     # -- copies of what Redis has
 
-    def copy(self, key: str, now: float) -> bytes | None:
+    def copy(self, key: str, now: float) -> Entry | None:
         """The copy of what Redis has; None if there is none.  Makes it the most recently used entry."""
-        entry = self._entries.get(key)
+        entries = self._entries
+        entry = entries.get(key)
         if entry is None or entry.stamp or entry.expires_at <= now:
             return None
-        self._entries.move_to_end(key)
-        return entry.value
+        entries.move_to_end(key)
+        return entry
 
     def touch_copy(self, key: str, value: bytes, expires_at: float) -> bool:
         """Whether there is a copy with this value, and about this long to live; makes it the most recently used entry."""
@@ -340,8 +366,9 @@ class Store:
         self._make_room_for_copy(key, entry)
 
     def _replace_copy(self, key: str, entry: Entry, value: bytes, expires_at: float, *, ttl_known: bool) -> None:
-        growth = len(value) - len(entry.value or b"")
+        growth = ENTRY_OVERHEAD_BYTES + len(key) + len(value) - entry.size
         entry.value, entry.expires_at, entry.ttl_known = value, expires_at, ttl_known
+        entry.decoded = NOT_DECODED
         entry.size += growth
         self.bytes += growth
         if int(expires_at) + 1 != entry._due:
@@ -395,9 +422,11 @@ class Store:
         if not entry.stamp:
             self._drop(key, entry)
             return
-        self.bytes -= len(entry.value or b"")
-        entry.size -= len(entry.value or b"")
+        freed = entry.size - ENTRY_OVERHEAD_BYTES - len(key)
+        self.bytes -= freed
+        entry.size -= freed
         entry.value = None
+        entry.decoded = NOT_DECODED
         entry.expires_at = -inf
         self._calendar.remove(key, entry._due)
         entry._due = self._calendar.add(key, died_at + self._tombstone_ttl)

@@ -22,6 +22,7 @@ from ..modes import ModeMachine
 from ..near import Near
 from ..options import Options
 from ..recent import Recent
+from ..redis.batch import BatchLink
 from ..redis.link import Link, Server
 from ..redis.names import Names
 from ..redis.tier import RedisTier
@@ -29,7 +30,7 @@ from ..redis.tracking import TrackedLink
 from ..redis.url import parse_url, redact
 from ..stamp import HybridClock, Kind, Op, Stamp, make_stamp
 from ..standings import Record, Standing, Standings
-from ..store import Store
+from ..store import Entry, Store
 from ..tier import Tier
 from .addresses import OwnAddresses
 from .background import Background
@@ -70,6 +71,9 @@ class Runtime:
         memory: the tier that answers otherwise.
         through: takes writes that need a stamp while ``redis`` answers.
         mode: which tier answers.
+        recall: what of this instance's memory answers a read at once, before any tier is asked: all of it, or copies, or
+            nothing.  Takes a key and the moment ``now()``.
+        now: the monotonic clock, in seconds.
         epoch: grows with every change of the mode.
         node_id: this instance, 64 bit.
         server: what the last probe learned of Redis, or None.
@@ -82,7 +86,7 @@ class Runtime:
         self.server: Server | None = None
         self._options = options
         self._surroundings = surroundings
-        self._now = now = surroundings.now
+        self.now = self._now = now = surroundings.now
         self._modes = ModeMachine(now(), failure_threshold=options.failure_threshold)
         self.mode = self._modes.mode
         self._feed = Feed()
@@ -90,6 +94,7 @@ class Runtime:
         self._journal = Journal(options.max_dirty) if url is not None else None
         clock = HybridClock(self.node_id, surroundings.wall_ms, int(options.max_skew * 1000))
         self.memory = MemoryTier(self._store, self._journal, clock, now, self._published)
+        self.recall: Callable[[str, float], Entry | None] = self._store.recall
         self._recent = Recent(options.max_dirty)
         self._standings = Standings(gone_after=_GONE_AFTER, forget_after=options.forget_after, lease=LEASE)
         self.epoch = 0
@@ -166,6 +171,7 @@ class Runtime:
     async def _main(self) -> None:
         async with anyio.create_task_group() as tasks:
             if self._recovery is not None and self._membership is not None:
+                tasks.start_soon(self._link.run)
                 tasks.start_soon(self._recovery.run)
                 tasks.start_soon(self._membership.run)
                 tasks.start_soon(self._mesh.keep_key, self._replay_link, self._names, self.lost)
@@ -179,7 +185,7 @@ class Runtime:
         assert self._journal is not None
         open_link, now = self._surroundings.open_link, self._now
         names = Names(options.namespace)
-        link = open_link(url, timeout=options.op_timeout)
+        link = BatchLink(open_link(url, timeout=options.op_timeout), parse_url(url).name, options.op_timeout)
         # Connections of its own: a replay never stands in the way of callers, and may take longer than one of them.
         replay = open_link(url, timeout=max(options.op_timeout, _REPLAY_TIMEOUT), connections=2)
         self._closers += [link.aclose, replay.aclose]
@@ -263,7 +269,7 @@ class Runtime:
         now = self._now()
         if outage.timed_out:
             others = self._link.in_flight + (self._writes.in_flight if self._writes else 0)
-            change = self._modes.timed_out(outage.cause, now, others_in_flight=others)
+            change = self._modes.timed_out(outage.cause, now, others_in_flight=others, repeated=outage.repeated)
         else:
             change = self._modes.failed(outage.cause, now)
         if self.server is None:
@@ -311,6 +317,7 @@ class Runtime:
         if change is None:
             return
         self.mode = change.new
+        self.recall = self.near.recall if change.new is Mode.REDIS else self._store.recall
         self.epoch += 1
         if change.old is Mode.REDIS:
             self._lost_at = self._now()
