@@ -130,6 +130,17 @@ class MemoryTier:
             self._publish(op)
         return True
 
+    async def fill(self, key: str, value: bytes, ttl_ms: int | None, began: Stamp, *, anew: bool = False) -> bool:
+        """Write with the stamp of a moment that is over: what was written or deleted since then wins, here and everywhere.
+
+        Always False.
+        """
+        op = self.draft(Kind.SET, key, value, ttl_ms, began)
+        if not self.is_outdated(key, began) and self.store.apply(op, self._now()):
+            self._mark(op, foreign=False)
+            self._publish(op)
+        return False
+
     def keys(self, pattern: str, *, copies: bool = True) -> list[str]:
         """The keys that this instance holds and that match, with or without those that are copies of what Redis has."""
         return list(self.store.keys(pattern, self._now(), copies=copies))
@@ -143,9 +154,11 @@ class MemoryTier:
 
     # -- writes that go to Redis with a stamp
 
-    def draft(self, kind: Kind, key: str, value: bytes = b"", ttl_ms: int | None = None) -> Op:
-        """A stamped write, not made yet."""
-        return Op(kind, key, self._clock.tick(), value, _deadline(ttl_ms, self._now()))
+    def draft(
+        self, kind: Kind, key: str, value: bytes = b"", ttl_ms: int | None = None, stamp: Stamp | None = None
+    ) -> Op:
+        """A stamped write, not made yet; of this moment if no stamp is given."""
+        return Op(kind, key, stamp or self._clock.tick(), value, _deadline(ttl_ms, self._now()))
 
     def tick(self) -> Stamp:
         """A stamp for a write of this moment."""
@@ -180,9 +193,7 @@ class MemoryTier:
         """Redis may have lost these changes, and shows what was before: to be deleted there.  Nobody needs to be told."""
         now = self._now()
         for op in ops:
-            if self._clock.accepts(op.stamp) and not (
-                op.kind is not Kind.SWEEP and self._is_outdated(op.key, op.stamp)
-            ):
+            if self._clock.accepts(op.stamp) and not (op.kind is not Kind.SWEEP and self.is_outdated(op.key, op.stamp)):
                 self.store.apply(op, now)
                 self._mark(op, foreign=False)
 
@@ -216,7 +227,7 @@ class MemoryTier:
         for op in ops:
             if not self._clock.observe(op.stamp):
                 self.refused_stamps += 1
-            elif op.kind is not Kind.SWEEP and self._is_outdated(op.key, op.stamp):
+            elif op.kind is not Kind.SWEEP and self.is_outdated(op.key, op.stamp):
                 continue
             elif self.store.apply(op, now) and (not in_redis or (op.kind is not Kind.SWEEP and self.is_dirty(op.key))):
                 self._mark(op, foreign=True)
@@ -236,7 +247,7 @@ class MemoryTier:
         """Whether the write of this version, if it came, would be taken in and kept."""
         if not self._clock.accepts(version.stamp) or not self.store.wants(version):
             return False
-        return version.is_sweep or not self._is_outdated(version.key, version.stamp)
+        return version.is_sweep or not self.is_outdated(version.key, version.stamp)
 
     def op(self, key: str, is_sweep: bool, now: float) -> Op | None:
         """The newest write of a key or pattern, as a peer is told of it."""
@@ -251,6 +262,11 @@ class MemoryTier:
     def is_in_doubt(self, key: str) -> bool:
         """Whether that is a write of this instance itself: then Redis must not be read."""
         return self.journal is not None and self.journal.is_in_doubt(key)
+
+    def is_outdated(self, key: str, stamp: Stamp) -> bool:
+        """Whether the journal knows a newer write, whose value the store may have given up."""
+        known = None if self.journal is None else self.journal.stamp(key)
+        return known is not None and known > stamp
 
     def learn_sweeps(self, sweeps: Mapping[str, Stamp]) -> None:
         """Patterns that other instances deleted in Redis: what is older here is not to be brought back."""
@@ -331,11 +347,6 @@ class MemoryTier:
         if entry.value is None:
             return Op(Kind.DELETE if entry.kind is Kind.DELETE else Kind.INVALIDATE, key, stamp)
         return Op(Kind.SET, key, stamp, entry.value, entry.expires_at)
-
-    def _is_outdated(self, key: str, stamp: Stamp) -> bool:
-        """Whether the journal knows a newer write, whose value the store may have given up."""
-        known = None if self.journal is None else self.journal.stamp(key)
-        return known is not None and known > stamp
 
     def _write(self, op: Op, now: float) -> None:
         self.store.apply(op, now)

@@ -195,6 +195,8 @@ async def every_call(cache: MeshCache) -> None:
     assert await cache.ttl("a") == 60
     assert "a" in await cache.keys()
     assert await cache.delete("a") == 1
+    assert await cache.get_or_set("a", lambda: 3, ttl=60) == 3
+    assert await cache.delete("a") == 1
     assert await cache.delete_match("nothing:*") == 0
     assert await cache.ping() is cache.is_available
     assert bool(await cache.info("server")) is cache.is_available

@@ -15,6 +15,7 @@ from ..discovery.base import Discovery
 from ..errors import RedisCommandError, Unavailable
 from ..events import Event, Mode, ModeChanged, Peer, PeerJoined, PeerLeft, PeerModeChanged
 from ..journal import Journal
+from ..loads import Loads
 from ..memory import MemoryTier
 from ..mesh.node import MeshEvent, OpsLost, OpsReceived, StandingChanged
 from ..mesh.settings import Timing
@@ -69,6 +70,7 @@ class Runtime:
         front: the tier that answers in ``Mode.REDIS``: ``redis``, or that with the near cache before it.
         near: which copies of what Redis has are kept; closed for ever if ``near_cache`` is "off".
         memory: the tier that answers otherwise.
+        loads: which values are being loaded; told of every change that is heard of.
         through: takes writes that need a stamp while ``redis`` answers.
         mode: which tier answers.
         recall: what of this instance's memory answers a read at once, before any tier is asked: all of it, or copies, or
@@ -98,6 +100,7 @@ class Runtime:
         self._recent = Recent(options.max_dirty)
         self._standings = Standings(gone_after=_GONE_AFTER, forget_after=options.forget_after, lease=LEASE)
         self.epoch = 0
+        self.loads = Loads()
         self.near = Near(self.memory, options.stale_ttl, serves=options.near_cache == "serve")
         self._socket = surroundings.open_socket(options.interfaces, options.port)
         self._own_addresses = OwnAddresses(self._socket, options.interfaces)
@@ -372,6 +375,7 @@ class Runtime:
 
     def _others_changed(self, keys: list[str] | None) -> None:
         """Redis told of changes that others made."""
+        self.loads.changed(keys, elsewhere=True)
         if keys is None:
             self._recent.flushed(self._now())
         else:
@@ -444,6 +448,7 @@ class Runtime:
                 self._take_ops(event)
             case OpsLost() if self.mode is not Mode.REDIS:
                 self.memory.forget_values()
+                self.loads.changed(None, elsewhere=True)
             case StandingChanged(node_id, standing):
                 self._take_standing(node_id, standing)
             case PeerJoined() | PeerLeft() | PeerModeChanged():
@@ -453,6 +458,7 @@ class Runtime:
                 self._feed.put(event)
 
     def _take_ops(self, event: OpsReceived) -> None:
+        self.loads.heard(event.ops)
         # One that is clean has brought its writes to Redis before it told them.
         node = self._mesh.node
         in_redis = node is not None and node.standing_of(event.node_id).clean

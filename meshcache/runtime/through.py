@@ -109,6 +109,18 @@ class WriteThrough:
             self._memory.tell(Kind.SET, key, found.stamp, found.value, ttl_ms)
         return bool(found)
 
+    async def fill(self, key: str, value: bytes, ttl_ms: int | None, began: Stamp, *, anew: bool = False) -> bool:
+        """What a load has found, with the stamp of the moment when it began: what is newer stays, in memory and in Redis.
+
+        Always False.
+        """
+        if not self._memory.is_outdated(key, began):
+            op = self._memory.draft(Kind.SET, key, value, ttl_ms, began)
+            condition: Condition = "" if anew or self._memory.is_in_doubt(key) else "NX"
+            if await self._send([op], condition, tries=0) is None:
+                await self._memory.fill(key, value, ttl_ms, began, anew=anew)
+        return False
+
     async def delete_match(self, pattern: str) -> int:
         """Delete the keys that match; how many that were.  The others are told first: a key of theirs may be older."""
         op = self._memory.draft(Kind.SWEEP, pattern)
@@ -129,12 +141,12 @@ class WriteThrough:
 
     # -- inside
 
-    async def _send(self, ops: list[Op], condition: Condition = "") -> list[Outcome] | None:
+    async def _send(self, ops: list[Op], condition: Condition = "", tries: int = _TRIES) -> list[Outcome] | None:
         """The outcomes; None if Redis did not answer."""
         keys = tuple(op.key for op in ops)
         number = self._near.writing(keys, drop=any(op.kind is Kind.DELETE for op in ops))
         try:
-            sent = await settled(self._near, self._link, self._write(ops, condition), keys, number)
+            sent = await settled(self._near, self._link, self._write(ops, condition, tries), keys, number)
         except Unavailable as outage:
             self._lost(outage)
             return None
@@ -153,9 +165,9 @@ class WriteThrough:
         self._near.wrote(keys, number, copies, None if remaining == float("inf") else remaining)
         return [outcome for _, outcome in sent]
 
-    async def _write(self, ops: list[Op], condition: Condition) -> list[tuple[Op, Outcome]]:
+    async def _write(self, ops: list[Op], condition: Condition, tries: int) -> list[tuple[Op, Outcome]]:
         outcomes = await write(self._link, self._names, ops, self._now(), self._fence_ttl_ms, condition)
-        for _ in range(_TRIES):
+        for _ in range(tries):
             behind = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, bytes)]
             if not behind:
                 break
