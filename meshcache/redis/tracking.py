@@ -217,10 +217,14 @@ class TrackedLink:
         if self.connection is not None:
             self.connection.when_answered(then)
 
-    async def aclose(self) -> None:
-        """Give up the tracked connection."""
+    def abort(self) -> None:
+        """Give up the tracked connection; never waits."""
         if self.connection is not None:
             self.connection.abort()
+
+    async def aclose(self) -> None:
+        """Give up the tracked connection."""
+        self.abort()
 
 
 async def open_tracked(
@@ -243,16 +247,16 @@ async def open_tracked(
     return connection
 
 
-async def start_tracking(connection: TrackedConnection, endpoint: Endpoint, names: Names) -> None:
+async def start_tracking(connection: TrackedConnection, endpoint: Endpoint, names: Names, *, timeout: float) -> None:
     """The handshake: RESP3, who we are, and what to tell.  The connection must be running.
+
+    ``timeout`` seconds are the longest wait for a credential provider.
 
     Raises:
         Unavailable: the connection broke, or Redis cannot serve now.
         RedisCommandError: this server or this user cannot have it.
     """
-    commands: list[Command] = [("HELLO", "3")]
-    if endpoint.username or endpoint.password:
-        commands = [("HELLO", "3", "AUTH", endpoint.username or "default", endpoint.password or "")]
+    commands: list[Command] = [("HELLO", "3", *await _login(endpoint, timeout))]
     if endpoint.db:
         commands.append(("SELECT", endpoint.db))
     commands.append(("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", names.prefix, "NOLOOP"))
@@ -264,6 +268,18 @@ async def start_tracking(connection: TrackedConnection, endpoint: Endpoint, name
         if isinstance(reply, RedisCommandError):
             connection.abort()
             raise reply
+
+
+async def _login(endpoint: Endpoint, timeout: float) -> tuple[str, ...]:
+    """What HELLO is to be told of who we are."""
+    if endpoint.credentials is None:
+        known = endpoint.username or endpoint.password
+        return ("AUTH", endpoint.username or "default", endpoint.password or "") if known else ()
+    ask = endpoint.credentials
+    with anyio.move_on_after(timeout):
+        words = await (ask.get_credentials_async() if in_asyncio_task() else ask.get_credentials_in_thread())
+        return ("AUTH", *(("default", *words) if len(words) == 1 else words))
+    raise Unavailable(f"the credential provider did not answer within {timeout:g} s")
 
 
 class _AsyncioConnection(TrackedConnection, asyncio.Protocol):

@@ -22,12 +22,14 @@ from ..mesh.seal import MeshKey
 from ..modes import ModeMachine
 from ..near import Near
 from ..options import Options
-from ..redis.connect import open_link
+from ..redis.connect import open_link, server_of
 from ..redis.names import Names
 from ..redis.probe import Server, agree_on_mesh_key
+from ..redis.sentinel_link import SentinelLink
 from ..redis.tier import RedisTier
+from ..redis.tls import Tls
 from ..redis.tracking import TrackedLink
-from ..redis.url import parse_url, redact
+from ..redis.url import ClusterEndpoint, Place, SentinelEndpoint
 from ..stamp import HybridClock, Op
 from ..store import Store
 from ..tier import Tier
@@ -54,7 +56,8 @@ class Runtime:
     """Everything of one open cache but the way of a call.
 
     Args:
-        url: where Redis is, checked already; None for a cache that has none.
+        place: where Redis is, checked already; None for a cache that has none.
+        shown_as: how log lines show that place.
         options: checked already.
         sources: where addresses of peers come from.
 
@@ -70,7 +73,7 @@ class Runtime:
         server: what the last probe learned of Redis, or None.
     """
 
-    def __init__(self, url: str | None, options: Options, sources: Sequence[Discovery]) -> None:
+    def __init__(self, place: Place | None, shown_as: str, options: Options, sources: Sequence[Discovery]) -> None:
         self.node_id = secrets.randbits(64)
         self.server: Server | None = None
         self._options = options
@@ -78,7 +81,7 @@ class Runtime:
         self.mode = self._modes.mode
         self._feed = Feed()
         self._store = Store(options.max_entries, options.max_bytes, options.tombstone_ttl)
-        self._journal = Journal(options.max_dirty) if url is not None else None
+        self._journal = Journal(options.max_dirty) if place is not None else None
         clock = HybridClock(self.node_id, _wall_ms, int(options.max_skew * 1000))
         self.memory = MemoryTier(self._store, self._journal, clock, self._now, self._published)
         self.epoch = 0
@@ -90,8 +93,9 @@ class Runtime:
         self.through: WriteThrough | None = None
         self._recovery: Recovery | None = None
         self._closers: list[Callable[[], Awaitable[None]]] = []
-        if url is not None:
-            self._connect(url, options)
+        self._where = shown_as
+        if place is not None:
+            self._connect(place, options)
         self._socket = UdpSocket.open(options.interfaces, options.port)
         self._sources = sources
         self._keys: list[MeshKey] = []
@@ -145,17 +149,16 @@ class Runtime:
             tasks.start_soon(self._run_mesh)
             tasks.start_soon(self._tick)
 
-    def _connect(self, url: str, options: Options) -> None:
+    def _connect(self, place: Place, options: Options) -> None:
         names = Names(options.namespace)
-        link = open_link(url, timeout=options.op_timeout)
+        link = open_link(place, timeout=options.op_timeout)
         # Connections of its own: a replay never stands in the way of callers, and may take longer than one of them.
-        replay = open_link(url, timeout=max(options.op_timeout, _REPLAY_TIMEOUT), connections=2)
+        replay = open_link(place, timeout=max(options.op_timeout, _REPLAY_TIMEOUT), connections=2)
         self._closers += [link.aclose, replay.aclose]
         self._names, self._link, self._replay_link = names, link, replay
-        self._where = redact(url)
         self.front = self.redis = RedisTier(link, names)
         if options.near_cache != "off":
-            self._keep_near(url, options)
+            self._keep_near(place, options)
         self.through = WriteThrough(
             self.memory, link, names, self._now, fence_ttl=options.fence_ttl, lost=self.lost, settled=self.drained
         )
@@ -172,21 +175,24 @@ class Runtime:
             now=self._now,
         )
 
-    def _keep_near(self, url: str, options: Options) -> None:
+    def _keep_near(self, place: Place, options: Options) -> None:
         assert self.redis is not None
-        endpoint = parse_url(url)
-        self._writes = TrackedLink(self._link, endpoint.name, options.op_timeout)
+        assert not isinstance(place, ClusterEndpoint)
+        self._writes = TrackedLink(self._link, place.name, options.op_timeout)
         self.front = NearTier(self.near, self.redis, RedisTier(self._writes, self._names), self._writes)
         self._tracker = Tracker(
             near=self.near,
             link=self._writes,
-            endpoint=endpoint,
+            find_server=server_of(self._link, place),
+            tls=Tls((place.master if isinstance(place, SentinelEndpoint) else place).tls),
             names=self._names,
             timeout=options.op_timeout,
             is_alive=self._is_redis_alive,
             redis_answers=lambda: self.mode is Mode.REDIS,
             warn=lambda line: self._warn_once("near", line),
         )
+        if isinstance(self._link, SentinelLink):
+            self._link.when_moved = self._writes.abort
 
     # -- what calls and recovery say of Redis
 
