@@ -29,6 +29,7 @@ from .tier import NO_EXPIRY, NO_KEY, Tier, Writes
 if TYPE_CHECKING:
     from .redis.tier import RedisTier
     from .runtime.runtime import Runtime
+    from .runtime.surroundings import Surroundings
     from .runtime.through import WriteThrough
 
 __all__ = ["MeshCache"]
@@ -77,6 +78,12 @@ class MeshCache:
         self._closed = False
         self._memory_calls = 0
 
+    def _surroundings(self) -> Surroundings:
+        """The world; a simulation has another."""
+        from .runtime.surroundings import Surroundings
+
+        return Surroundings()
+
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
         """A cache by the environment: ``MESHCACHE_URL``, ``MESHCACHE_NAMESPACE`` and so on, one variable an option.
@@ -106,7 +113,7 @@ class MeshCache:
             raise ClosedError("this cache has been closed or is open already; make a new MeshCache")
         from .runtime.runtime import Runtime  # imports redis-py: not a cost of `import meshcache`
 
-        self._runtime = Runtime(self._place, self._shown_as, self._options, self._sources)
+        self._runtime = Runtime(self._place, self._shown_as, self._options, self._sources, self._surroundings())
         _OPEN.add(self)
         try:
             await self._runtime.start()
@@ -259,11 +266,9 @@ class MeshCache:
     async def delete_match(self, pattern: str) -> int:
         """Delete every key that matches Redis' glob pattern; how many existed.  Raises as :meth:`delete`."""
         pattern = check_pattern(pattern)
-        memory = self._open().memory
-        if memory.journal:
-            # Redis is away, or does not have every write yet and the order of the two would be open: a stamped sweep
-            # settles it.
-            return await memory.delete_match(pattern)
+        runtime, through = self._open(), self._write_through()
+        if through is not None and (runtime.memory.journal or not runtime.sweeps_plainly(pattern)):
+            return await through.delete_match(pattern)
         return await self._answer(lambda tier: tier.delete_match(pattern))
 
     async def clear(self) -> int:
@@ -353,8 +358,13 @@ class MeshCache:
 
     # -- the way of a call
 
-    async def _answer(self, ask: Callable[[Tier], Awaitable[T]]) -> T:
-        """Ask Redis if it answers, and memory if not."""
+    async def _answer(self, ask: Callable[[Tier], Awaitable[T]], writes: Iterable[str] = ()) -> T:
+        """Ask Redis if it answers, and memory if not.
+
+        Args:
+            ask: the question.
+            writes: the keys that it writes, perhaps, without a stamp.
+        """
         runtime = self._open()
         if runtime.front is not None and runtime.mode is Mode.REDIS:
             epoch = runtime.epoch
@@ -362,6 +372,7 @@ class MeshCache:
                 answer = await ask(runtime.front)
             except Unavailable as outage:
                 runtime.lost(outage, epoch)
+                runtime.in_doubt(writes)
             else:
                 runtime.answered()
                 return answer
@@ -380,11 +391,12 @@ class MeshCache:
         return await (ask(memory) if memory.is_in_doubt(key) else self._answer(ask))
 
     async def _write(self, ask: Callable[[Writes], Awaitable[T]], key: str) -> T:
-        """A call that writes one key: with a stamp if it would race with a write that is still to be replayed."""
+        """A call that writes one key: with a stamp where a plain write could be overtaken by an older one."""
         through = self._write_through()
-        if through is not None and self._open().memory.is_dirty(key):
+        runtime = self._open()
+        if through is not None and (runtime.memory.is_dirty(key) or not runtime.writes_plainly((key,))):
             return await ask(through)
-        return await self._answer(ask)
+        return await self._answer(ask, (key,))
 
     async def _read_many(self, ask: Callable[[Tier, list[str]], Awaitable[T]], keys: list[str]) -> list[T]:
         """:meth:`_read` for many keys; the answers of those who were asked, each for its part."""
@@ -396,9 +408,12 @@ class MeshCache:
     async def _write_many(self, ask: Callable[[Writes, list[str]], Awaitable[T]], keys: list[str]) -> list[T]:
         """:meth:`_write` for many keys."""
         through = self._write_through()
-        apart, rest = _split(keys, self._open().memory.is_dirty) if through is not None else ([], keys)
+        runtime = self._open()
+        apart, rest = _split(keys, runtime.memory.is_dirty) if through is not None else ([], keys)
+        if through is not None and rest and not runtime.writes_plainly(rest):
+            apart, rest = keys, []
         answers = [await ask(through, apart)] if through is not None and apart else []
-        return [*answers, await self._answer(lambda tier: ask(tier, rest))] if rest else answers
+        return [*answers, await self._answer(lambda tier: ask(tier, rest), rest)] if rest else answers
 
     def _redis_now(self) -> RedisTier | None:
         runtime = self._open()
@@ -406,7 +421,7 @@ class MeshCache:
 
     def _write_through(self) -> WriteThrough | None:
         runtime = self._open()
-        return runtime.through if runtime.mode is Mode.REDIS and runtime.memory.journal else None
+        return runtime.through if runtime.mode is Mode.REDIS else None
 
     def _open(self) -> Runtime:
         if self._runtime is None:

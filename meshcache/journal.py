@@ -25,6 +25,7 @@ class Journal:
 
     Attributes:
         overflows: how often there were too many.
+        ghosts: keys of plain writes that were given up and may still arrive, whoever has written the key since.
     """
 
     def __init__(self, max_dirty: int) -> None:
@@ -33,6 +34,7 @@ class Journal:
         self._keys: dict[str, Stamp] = {}  # in the order in which they were written last
         self._foreign: set[str] = set()
         self._sweeps: dict[str, Stamp] = {}
+        self.ghosts: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._keys) + len(self._sweeps)
@@ -41,6 +43,11 @@ class Journal:
     def sweeps(self) -> Mapping[str, Stamp]:
         """The dirty patterns, each with the stamp of its newest sweep."""
         return self._sweeps
+
+    @property
+    def has_own(self) -> bool:
+        """Whether Redis lacks a write of this instance itself."""
+        return len(self._keys) > len(self._foreign) or bool(self._sweeps)
 
     def is_dirty(self, key: str) -> bool:
         """Whether Redis may hold something older for this key than this instance knows: a write must not overtake it."""
@@ -95,6 +102,12 @@ class Journal:
             del self._keys[key]
             self._foreign.discard(key)
 
+    def superseded(self, key: str, stamp: Stamp) -> None:
+        """Redis has this write of the key, or a newer one: what is older is of no interest any more."""
+        known = self._keys.get(key)
+        if known is not None and known <= stamp:
+            self.done(key, known)
+
     def sweep_done(self, pattern: str, stamp: Stamp) -> None:
         """Redis knows this sweep."""
         if self._sweeps.get(pattern) == stamp:
@@ -105,6 +118,7 @@ class Journal:
         self._keys.clear()
         self._foreign.clear()
         self._sweeps.clear()
+        self.ghosts.clear()
 
     def _is_swept(self, key: str) -> bool:
         return bool(self._sweeps) and any(matcher(pattern)(key) for pattern in self._sweeps)

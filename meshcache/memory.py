@@ -126,17 +126,68 @@ class MemoryTier:
         self._write(Op(Kind.SWEEP, pattern, self._clock.tick()), now)
         return count
 
+    # -- writes that go to Redis with a stamp
+
+    def draft(self, kind: Kind, key: str, value: bytes = b"", ttl_ms: int | None = None) -> Op:
+        """A stamped write, not made yet."""
+        return Op(kind, key, self._clock.tick(), value, _deadline(ttl_ms, self._now()))
+
+    def tick(self) -> Stamp:
+        """A stamp for a write of this moment."""
+        return self._clock.tick()
+
+    def observe(self, stamp: Stamp) -> bool:
+        """Move the clock past a stamp met in Redis; False if that is too far ahead to be believed."""
+        return self._clock.observe(stamp)
+
+    def settled(self, op: Op) -> None:
+        """Redis has this write of this instance: the peers are told, and what was known of the key before is forgotten."""
+        if op.kind is Kind.SWEEP:
+            if self.journal:
+                self.store.apply(op, self._now())
+        else:
+            self.store.drop_stamped(op.key)
+            if self.journal is not None:
+                self.journal.superseded(op.key, op.stamp)
+        self._publish(op)
+
+    def doubt(self, ops: Iterable[Op]) -> None:
+        """Nobody knows whether Redis has these writes of this instance: they are replayed."""
+        now = self._now()
+        for op in ops:
+            self._write(op, now)
+
+    def forget_in_redis(self, ops: Iterable[Op]) -> None:
+        """Redis may have lost these changes, and shows what was before: to be deleted there.  Nobody needs to be told."""
+        now = self._now()
+        for op in ops:
+            if self._clock.accepts(op.stamp) and not (
+                op.kind is not Kind.SWEEP and self._is_outdated(op.key, op.stamp)
+            ):
+                self.store.apply(op, now)
+                self._mark(op, foreign=False)
+
+    def haunted(self, keys: Iterable[str]) -> None:
+        """Plain writes of these keys were given up and may still arrive."""
+        if self.journal is not None:
+            self.journal.ghosts.update(keys)
+
     # -- what the mesh brings
 
-    def apply(self, ops: Iterable[Op]) -> None:
-        """Take in the writes of peers: of two writes of one key the newer stamp wins, whichever came first."""
+    def apply(self, ops: Iterable[Op], *, in_redis: bool = False) -> None:
+        """Take in the writes of peers: of two writes of one key the newer stamp wins, whichever came first.
+
+        Args:
+            ops: the writes.
+            in_redis: whether Redis has them already: then nobody needs to bring them there.
+        """
         now = self._now()
         for op in ops:
             if not self._clock.observe(op.stamp):
                 self.refused_stamps += 1
             elif op.kind is not Kind.SWEEP and self._is_outdated(op.key, op.stamp):
                 continue
-            elif self.store.apply(op, now):
+            elif self.store.apply(op, now) and (not in_redis or (op.kind is not Kind.SWEEP and self.is_dirty(op.key))):
                 self._mark(op, foreign=True)
 
     def forget_values(self) -> None:

@@ -16,8 +16,7 @@ Why no copy stays older than its key:
    so that they do not take out the copy just made of them.  Redis sends one message for all changes of a key in one turn
    of its event loop, and leaves it out only if the *last* of them was ours; then the copy is right.  What somebody else
    changes afterwards is sent.  Since Redis is silent of own writes, they do themselves what an invalidation does: the copy
-   goes, or is replaced, before the caller is told that the write is done (of a delete and of a new time to live, before the
-   command is sent); while one is under way no read makes a copy of the key; and when none is any more the
+   goes, or is replaced, before the caller is told that the write is done (of a delete, before the command is sent); while one is under way no read makes a copy of the key; and when none is any more the
    key's number is set anew, so that no read that began before makes one.  The tracked connection answers in order, so of
    several own writes of a key the one sent last is the one that stays, and only that makes a copy, unless an
    invalidation was seen since it was sent.  A write whose caller went away is under way until its reply is there.

@@ -52,6 +52,8 @@ class OptionArguments(TypedDict, total=False):
     fence_ttl: float
     tombstone_ttl: float
     max_skew: float
+    forget_after: float
+    amnesia_window: float
     warn_outage_after: float
     warn_store_bytes: int
 
@@ -137,6 +139,15 @@ class Options:
     max_skew: float = 60.0
     """How far ahead of this clock a peer's clock may be, in seconds, before its writes are refused."""
 
+    forget_after: float = 600.0
+    """How long an instance that fell silent is reckoned with, in seconds: it may still have writes that Redis lacks, so until
+    then the others write with stamps.  Longer than a process may be paused, or a network cut."""
+
+    amnesia_window: float = 60.0
+    """A server that was started anew, or a replica that took over, may have lost the changes of its last seconds.  Those of
+    so many seconds are deleted there before it is read.  Longer than your Redis may lose: with snapshots, as long as the
+    pause between two; with ``appendfsync everysec`` some seconds."""
+
     warn_outage_after: float = 300.0
     """One warning is logged when an outage lasts longer than this, in seconds."""
 
@@ -166,7 +177,15 @@ class Options:
             _seconds("default_ttl", self.default_ttl.total_seconds())
         elif self.default_ttl is not None:
             _seconds("default_ttl", self.default_ttl, forever=True)
-        for name in ("op_timeout", "stale_ttl", "fence_ttl", "tombstone_ttl", "max_skew"):
+        for name in (
+            "op_timeout",
+            "stale_ttl",
+            "fence_ttl",
+            "tombstone_ttl",
+            "max_skew",
+            "forget_after",
+            "amnesia_window",
+        ):
             _seconds(name, getattr(self, name))
         _seconds("warn_outage_after", self.warn_outage_after, forever=True)
         _one_of("near_cache", self.near_cache, get_args(NearCache))
@@ -234,7 +253,11 @@ _FROM_TEXT: Mapping[str, Callable[[str], Any]] = {
     "discovery": _list,
     "interfaces": _list,
     **dict.fromkeys(
-        ("default_ttl", "op_timeout", "stale_ttl", "fence_ttl", "tombstone_ttl", "max_skew", "warn_outage_after"), float
+        (
+            *("default_ttl", "op_timeout", "stale_ttl", "fence_ttl", "tombstone_ttl", "max_skew"),
+            *("forget_after", "amnesia_window", "warn_outage_after"),
+        ),
+        float,
     ),
     **dict.fromkeys(("port", "max_entries", "max_bytes", "max_dirty", "failure_threshold", "warn_store_bytes"), int),
 }

@@ -262,6 +262,12 @@ class Store:
         self._drop(key, entry)
         return True
 
+    def drop_stamped(self, key: str) -> None:
+        """Forget what was written with a stamp: Redis knows better now."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.stamp:
+            self._drop(key, entry)
+
     def drop_copies(self, pattern: str = MATCH_ALL) -> int:
         """Forget every copy whose key matches; how many that were."""
         if pattern == MATCH_ALL and self.copies == len(self._entries):

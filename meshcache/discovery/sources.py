@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import ConfigError
 from .base import Discovery
 from .mdns import Mdns
+from .roster import Roster
 from .static import Static
 
 __all__ = ["make_sources"]
@@ -17,7 +18,7 @@ def make_sources(discovery: Sequence[Any] | None, interfaces: Sequence[str] | No
     """The sources that the option names.
 
     Args:
-        discovery: sources, ``"mdns"`` and ``"host:port"`` texts; None means mDNS.
+        discovery: sources, ``"mdns"``, ``"redis"`` and ``"host:port"`` texts; None means mDNS and Redis.
         interfaces: where mDNS speaks; None means every usable one.
 
     Raises:
@@ -25,9 +26,11 @@ def make_sources(discovery: Sequence[Any] | None, interfaces: Sequence[str] | No
     """
     sources: list[Discovery] = []
     addresses: list[str] = []
-    for item in ["mdns"] if discovery is None else discovery:
+    for item in ["mdns", "redis"] if discovery is None else discovery:
         if item == "mdns":
             sources.append(Mdns(interfaces))
+        elif item == "redis":
+            sources.append(Roster())
         elif isinstance(item, str):
             addresses.append(item)
         elif isinstance(getattr(item, "name", None), str) and callable(getattr(item, "run", None)):

@@ -26,13 +26,14 @@ from typing import Final
 
 from ..events import Mode, Peer, PeerJoined, PeerLeft, PeerModeChanged
 from ..stamp import Op
+from ..standings import UNKNOWN, Standing
 from .errors import BadDatagram, Reason
 from .inbox import Assembly, Inbox
 from .outbox import Outbox
 from .pacer import Pacer, Pulse
 from .peers import Candidates, Nonces, Session, Sessions, Throttle
 from .reconcile import Reconciler, Replica
-from .reports import Counters, ForeignKey, MeshEvent, OpsLost, OpsReceived
+from .reports import Counters, ForeignKey, MeshEvent, OpsLost, OpsReceived, StandingChanged
 from .seal import OVERHEAD_BYTES, Header, MeshKey, Openers, Sealer, read_header
 from .settings import Address, Limits, Random, Timing
 from .wire import (
@@ -56,7 +57,7 @@ from .wire import (
     encode,
 )
 
-__all__ = ["Counters", "ForeignKey", "MeshEvent", "Node", "OpsLost", "OpsReceived"]
+__all__ = ["Counters", "ForeignKey", "MeshEvent", "Node", "OpsLost", "OpsReceived", "StandingChanged"]
 
 _HANDSHAKE: Final = (Hello, Challenge, Echo)
 
@@ -91,6 +92,7 @@ class Node:
         self.node_id = node_id
         self.counters = Counters()
         self._mode = mode
+        self._standing = UNKNOWN
         self._random = random
         self._timing = timing
         self._limits = limits
@@ -197,8 +199,17 @@ class Node:
 
     def set_mode(self, mode: Mode, now: float) -> None:
         """Tell every peer which tier answers here, at once."""
-        if mode is not self._mode:
-            self._mode = mode
+        self.set_state(mode, self._standing, now)
+
+    def standing_of(self, node_id: int) -> Standing:
+        """What a peer says of how it writes to Redis."""
+        session = self._sessions.get(node_id)
+        return UNKNOWN if session is None or session.standing is None else session.standing
+
+    def set_state(self, mode: Mode, standing: Standing, now: float) -> None:
+        """Tell every peer which tier answers here and how this instance writes to Redis, at once."""
+        if (mode, standing) != (self._mode, self._standing):
+            self._mode, self._standing = mode, standing
             if mode is Mode.REDIS:
                 self._reconciler.stop()
             if self._sessions and not self._closed:
@@ -406,6 +417,9 @@ class Node:
 
     def _receive_heartbeat(self, session: Session, frame: Heartbeat, now: float) -> None:
         self._take_mode(session, frame.mode)
+        if frame.standing != session.standing:
+            session.standing = frame.standing
+            self._events.append(StandingChanged(session.node_id, frame.standing))
         session.root = frame.root
         ask_at = self._first_ask_at(now)
         session.inbox.announced(frame.last, ask_at)
@@ -541,7 +555,7 @@ class Node:
 
     def _heartbeat(self) -> Heartbeat:
         root = None if self._mode is Mode.REDIS else self._reconciler.root
-        return Heartbeat(self._mode, self._outbox.last, self._outbox.lowest, root, self._gossip())
+        return Heartbeat(self._mode, self._outbox.last, self._outbox.lowest, root, self._gossip(), self._standing)
 
     def _gossip(self) -> tuple[Address, ...]:
         """A few peers, others each time."""

@@ -13,6 +13,7 @@ from math import inf
 from typing import Generic, TypeVar
 
 from ..events import Mode, Peer
+from ..standings import Standing
 from .inbox import Inbox
 from .seal import ReplayWindow
 from .settings import Address, Limits, Random, Timing
@@ -199,6 +200,7 @@ class Session:
         inbox: which of its writes came.
         heartbeat: the counter of its newest heartbeat, so that an overtaken one changes nothing.
         root: the hash of all it knows, by that heartbeat; None if it is not to be compared with.
+        standing: how it writes to Redis, by that heartbeat; None before the first.
         lost: how many of its writes were lost for good, when this was last made up for.
         counted: how many of them the node has counted.
         compared: the roots here and there of the last comparison that found nothing, good until ``compared_until``.
@@ -210,7 +212,7 @@ class Session:
 
     __slots__ = (
         "address", "compare_at", "compare_pause", "compared", "compared_at", "compared_until", "counted", "heartbeat", "inbox",
-        "last_heard", "lost", "mode", "node_id", "requests", "requests_at", "root", "window",
+        "last_heard", "lost", "mode", "node_id", "requests", "requests_at", "root", "standing", "window",
     )  # fmt: skip
 
     def __init__(self, node_id: int, address: Address, mode: Mode, counter: int, inbox: Inbox, now: float) -> None:
@@ -222,6 +224,7 @@ class Session:
         self.inbox = inbox
         self.heartbeat = counter
         self.root: bytes | None = None
+        self.standing: Standing | None = None
         self.lost = 0
         self.counted = 0
         self.compared: tuple[bytes, bytes] | None = None

@@ -8,10 +8,11 @@ from typing import Final
 
 from ..events import PeerJoined, PeerLeft, PeerModeChanged
 from ..stamp import Op
+from ..standings import Standing
 from .errors import Reason
 from .settings import Address
 
-__all__ = ["Counters", "ForeignKey", "MeshEvent", "OpsLost", "OpsReceived"]
+__all__ = ["Counters", "ForeignKey", "MeshEvent", "OpsLost", "OpsReceived", "StandingChanged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,14 @@ class OpsReceived:
 
     ops: tuple[Op, ...]
     node_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StandingChanged:
+    """A peer says something new of how it writes to Redis."""
+
+    node_id: int
+    standing: Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,7 @@ class OpsLost:
     node_id: int
 
 
-MeshEvent = PeerJoined | PeerLeft | PeerModeChanged | OpsReceived | OpsLost | ForeignKey
+MeshEvent = PeerJoined | PeerLeft | PeerModeChanged | StandingChanged | OpsReceived | OpsLost | ForeignKey
 
 
 @dataclass(slots=True)

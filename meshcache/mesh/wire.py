@@ -22,6 +22,7 @@ import msgpack
 from ..buckets import BUCKETS, HASH_BYTES, Version
 from ..events import Mode
 from ..stamp import STAMP_BYTES, Kind, Op, Stamp
+from ..standings import UNKNOWN, Standing
 from .errors import BadDatagram, Reason
 from .seal import MAX_BODY_BYTES
 from .settings import Address
@@ -157,7 +158,8 @@ class Heartbeat(NamedTuple):
     """The sender is alive, in this mode.
 
     It has sent writes up to number ``last``, and can send again those from ``lowest`` on.  ``root`` is the hash of all it
-    knows, None if it is not to be compared with.  ``peers`` are a few of those it knows.
+    knows, None if it is not to be compared with.  ``peers`` are a few of those it knows.  ``standing`` is how it writes to
+    Redis.
     """
 
     mode: Mode
@@ -165,6 +167,7 @@ class Heartbeat(NamedTuple):
     lowest: int = 1
     root: bytes | None = None
     peers: tuple[Address, ...] = ()
+    standing: Standing = UNKNOWN
 
 
 class Bye(NamedTuple):
@@ -247,9 +250,12 @@ def encode(frame: Frame, now: float) -> bytes:  # noqa: PLR0911, PLR0912 - one c
             return encode_ops(number, [encode_op(op, now) for op in ops])
         case Fragment():
             return _encode_fragment(frame, now)
-        case Heartbeat(mode, last, lowest, root, peers):
+        case Heartbeat(mode, last, lowest, root, peers, standing):
             flat = [part for address in peers for part in address]
-            return _body(FrameType.HEARTBEAT, _MODE_NUMBERS[mode], last, lowest, root, flat)
+            flags = standing.plain + 2 * standing.clean
+            return _body(
+                FrameType.HEARTBEAT, _MODE_NUMBERS[mode], last, lowest, root, flat, flags, standing.plain_until
+            )
         case Hello(nonce):
             return _body(FrameType.HELLO, nonce)
         case Challenge(answer, nonce, mode, last):
@@ -436,10 +442,17 @@ def _read_fragment(fields: tuple[Any, ...], now: float) -> Fragment:
 
 
 def _read_heartbeat(fields: tuple[Any, ...], now: float) -> Heartbeat:
-    _, mode, last, lowest, root, flat = fields[:6]
+    _, mode, last, lowest, root, flat, flags, plain_until = fields[:8]
     if root is not None and (type(root) is not bytes or len(root) != HASH_BYTES):
         raise BadDatagram(Reason.MALFORMED)
-    return Heartbeat(_mode(mode), _number(last), _number(lowest), root, tuple(map(_address, *_pairs(flat))))
+    peers = tuple(map(_address, *_pairs(flat)))
+    return Heartbeat(_mode(mode), _number(last), _number(lowest), root, peers, _standing(flags, plain_until))
+
+
+def _standing(flags: object, plain_until: object) -> Standing:
+    if type(flags) is not int or type(plain_until) is not bytes or len(plain_until) != STAMP_BYTES:
+        raise BadDatagram(Reason.MALFORMED)
+    return Standing(bool(flags & 1), bool(flags & 2), Stamp(plain_until))
 
 
 def _read_bye(fields: tuple[Any, ...], now: float) -> Bye:

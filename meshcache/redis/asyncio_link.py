@@ -20,8 +20,8 @@ from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainS
 from redis.exceptions import RedisError
 
 from ..errors import Unavailable
-from .link import may_try_again, no_answer, outage
-from .packed_link import BROKEN, PackedLink, as_reply, refused_handshake
+from .link import ClientId, Identity, may_try_again, no_answer, outage
+from .packed_link import BROKEN, GREETING, PackedLink, as_reply, refused_handshake
 from .tls import Tls
 from .url import Endpoint
 
@@ -35,10 +35,13 @@ class AsyncioLink(PackedLink):
         endpoint: where Redis is.
         timeout: the longest that a call waits, in seconds.
         connections: how many connections it opens at most.
+        identity: of the whole that this server is a part of; None for one of its own.
     """
 
-    def __init__(self, endpoint: Endpoint, *, timeout: float, connections: int) -> None:
-        super().__init__(endpoint, timeout)
+    def __init__(
+        self, endpoint: Endpoint, *, timeout: float, connections: int, identity: Identity | None = None
+    ) -> None:
+        super().__init__(endpoint, timeout, identity)
         self._factory = _Factory(endpoint)
         self._free = asyncio.Semaphore(connections)
         self._idle: list[_Connection] = []  # the one used last is at the end
@@ -82,9 +85,9 @@ class AsyncioLink(PackedLink):
 
     async def _talk(self, connection: _Connection, request: bytes, count: int) -> list[Any]:
         try:
-            await connection.send_packed_command(request, check_health=False)
-            replies = [await self._read(connection) for _ in range(count)]
+            replies = await self._round_trip(connection, request, count)
         except BaseException:  # the caller's cancellation, too: a reply may be outstanding
+            self.identity.abandon(connection.client_id)
             connection.abort()
             raise
         if self._closed:
@@ -92,6 +95,10 @@ class AsyncioLink(PackedLink):
         else:
             self._idle.append(connection)
         return replies
+
+    async def _round_trip(self, connection: _Connection, request: bytes, count: int) -> list[Any]:
+        await connection.send_packed_command(request, check_health=False)
+        return [await self._read(connection) for _ in range(count)]
 
     async def _read(self, connection: _Connection) -> Any:
         try:
@@ -114,6 +121,7 @@ class AsyncioLink(PackedLink):
         connection = await self._factory.make()
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
+            connection.client_id = self.identity.check(await self._round_trip(connection, GREETING, 2))
         except BaseException as error:
             connection.abort()
             if isinstance(error, RedisError) and (refused := refused_handshake(error, self._server)):
@@ -133,6 +141,8 @@ class _Connection(AbstractConnection):
     """Closes at once.  redis-py's own way first sends what is not sent yet, which a server that hangs never lets end."""
 
     __slots__ = ()
+
+    client_id: ClientId | None = None
 
     def abort(self) -> None:
         """Give it up; never waits."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from ..errors import ConfigError
-from .link import CONNECTIONS, Link
+from .link import CONNECTIONS, Identity, Link
 from .sentinel_link import SentinelLink
 from .url import ClusterEndpoint, Endpoint, Place, SentinelEndpoint, parse_url
 
@@ -33,12 +34,12 @@ def open_link(place: str | Place, *, timeout: float, connections: int = CONNECTI
             return SentinelLink(
                 sentinels,
                 timeout=timeout,
-                open_link=lambda server: _open_one(server, timeout=timeout, connections=connections),
+                open_link=partial(_open_one, timeout=timeout, connections=connections),
             )
         case ClusterEndpoint():
             raise ConfigError("url", "redis+cluster:// comes with a later version")
         case Endpoint() as server:
-            return _open_one(server, timeout=timeout, connections=connections)
+            return _open_one(server, None, timeout=timeout, connections=connections)
 
 
 def server_of(link: Link, place: Endpoint | SentinelEndpoint) -> Callable[[], Awaitable[Endpoint]]:
@@ -58,14 +59,14 @@ def server_of(link: Link, place: Endpoint | SentinelEndpoint) -> Callable[[], Aw
     return always
 
 
-def _open_one(server: Endpoint, *, timeout: float, connections: int) -> Link:
+def _open_one(server: Endpoint, identity: Identity | None, *, timeout: float, connections: int) -> Link:
     if in_asyncio_task():
         from .asyncio_link import AsyncioLink
 
-        return AsyncioLink(server, timeout=timeout, connections=connections)
+        return AsyncioLink(server, timeout=timeout, connections=connections, identity=identity)
     from .thread_link import ThreadLink
 
-    return ThreadLink(server, timeout=timeout, connections=connections)
+    return ThreadLink(server, timeout=timeout, connections=connections, identity=identity)
 
 
 def in_asyncio_task() -> bool:

@@ -7,20 +7,21 @@ delete, which is always safe.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from math import ceil, inf
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 from ..errors import RedisCommandError
 from ..stamp import STAMP_BYTES, Kind, Op, Stamp
 from ..store import MAX_SWEEPS
 from .link import Argument, Command, Link, pipelines
 from .names import Names
+from .scripts import Script, is_forbidden
 from .tier import scan_pages
 
-__all__ = ["apply", "publish_sweeps", "read_sweeps", "sweep"]
+__all__ = ["Applied", "Condition", "Outcome", "apply", "publish_sweeps", "read_sweeps", "sweep", "write"]
+
+Condition = Literal["", "NX", "XX", "TTL"]
 
 
 async def apply(link: Link, names: Names, ops: Sequence[Op], now: float, fence_ttl_ms: int) -> list[bool]:
@@ -43,18 +44,60 @@ async def apply(link: Link, names: Names, ops: Sequence[Op], now: float, fence_t
         Unavailable: some of them may have been applied.  To apply them again does no harm.
         RedisCommandError: not even a delete is permitted.
     """
-    commands = [_fenced(names, op, now, fence_ttl_ms) for op in ops]
-    replies = await _FENCE.run(link, commands)
-    refused = [op for op, reply in zip(ops, replies, strict=True) if isinstance(reply, RedisCommandError)]
+    outcomes = await write(link, names, ops, now, fence_ttl_ms)
+    refused = [op for op, outcome in zip(ops, outcomes, strict=True) if isinstance(outcome, RedisCommandError)]
     await _unlink(link, (names.key(op.key) for op in refused))
     return [
-        op.kind is not Kind.SET if isinstance(reply, RedisCommandError) else bool(reply)
-        for op, reply in zip(ops, replies, strict=True)
+        op.kind is not Kind.SET if isinstance(outcome, RedisCommandError) else isinstance(outcome, Applied)
+        for op, outcome in zip(ops, outcomes, strict=True)
     ]
 
 
-async def sweep(link: Link, names: Names, pattern: str, stamp: Stamp, fence_ttl_ms: int) -> None:
+class Applied(NamedTuple):
+    """A stamped write is in Redis.
+
+    Attributes:
+        existed: of a delete, whether there was such a key.
+        value: of a new time to live, the value, if it is a string.
+    """
+
+    existed: bool
+    value: bytes | None = None
+
+
+Outcome = Applied | Stamp | None | RedisCommandError
+"""Applied; or refused, since Redis has this newer stamp; or refused by the condition; or not permitted."""
+
+
+async def write(
+    link: Link, names: Names, ops: Sequence[Op], now: float, fence_ttl_ms: int, condition: Condition = ""
+) -> list[Outcome]:
+    """Bring stamped writes to Redis under one condition, in pipelines of bounded size.
+
+    Args:
+        link: the way to Redis.
+        names: the keys.
+        ops: of kind SET, DELETE, INVALIDATE or SWEEP.
+        now: this moment on the clock of ``Op.expires_at``, in seconds.
+        fence_ttl_ms: how long the fences are kept.
+        condition: ``"NX"``: only if there is no such key; ``"XX"``: only if there is one; ``"TTL"``: as XX, and only the
+            time to live is changed.
+
+    Returns:
+        The outcome of each op.
+
+    Raises:
+        Unavailable: some of them may have been applied.
+    """
+    replies = await _FENCE.run(link, [_fenced(names, op, now, fence_ttl_ms, condition) for op in ops])
+    return [_outcome(reply) for reply in replies]
+
+
+async def sweep(link: Link, names: Names, pattern: str, stamp: Stamp, fence_ttl_ms: int) -> int:
     """Delete every key that matches, but those with a stamp as new or newer.  Page by page: never blocks Redis for long.
+
+    Returns:
+        How many were deleted.
 
     It sets no fence where there was none; that older writes of such keys do not come back is what :func:`read_sweeps` is for.
 
@@ -62,9 +105,11 @@ async def sweep(link: Link, names: Names, pattern: str, stamp: Stamp, fence_ttl_
         Unavailable: some of them may have been deleted.
         RedisCommandError: the user may not.
     """
+    deleted = 0
     async for page in scan_pages(link, names, pattern):
         keys = [key for key in map(names.strip, page) if key is not None]
-        await apply(link, names, [Op(Kind.SWEEP, key, stamp) for key in keys], 0.0, fence_ttl_ms)
+        deleted += sum(await apply(link, names, [Op(Kind.SWEEP, key, stamp) for key in keys], 0.0, fence_ttl_ms))
+    return deleted
 
 
 async def publish_sweeps(link: Link, names: Names, sweeps: Mapping[str, Stamp], fence_ttl_ms: int) -> None:
@@ -80,7 +125,7 @@ async def publish_sweeps(link: Link, names: Names, sweeps: Mapping[str, Stamp], 
     if not words:
         return
     (reply,) = await _SWEEPS.run(link, [_SWEEPS.command([names.sweeps], [fence_ttl_ms, MAX_SWEEPS, *words])])
-    if isinstance(reply, RedisCommandError) and not str(reply).startswith(_FORBIDDEN):
+    if isinstance(reply, RedisCommandError) and not is_forbidden(reply):
         raise reply
 
 
@@ -99,52 +144,24 @@ async def read_sweeps(link: Link, names: Names) -> dict[str, Stamp]:
     }
 
 
-class _Script:
-    """A Lua script that Redis knows by its hash."""
-
-    def __init__(self, file: str) -> None:
-        self.text = files(__package__).joinpath(file).read_bytes()
-        self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
-
-    def command(self, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Command:
-        """One run of it."""
-        return ("EVALSHA", self.digest, len(keys), *keys, *arguments)
-
-    async def run(self, link: Link, commands: Iterable[Command]) -> list[Any]:
-        """The replies to many runs; those that a server without the script did not run are run again, after loading it."""
-        replies: list[Any] = []
-        for some in pipelines(commands):
-            got = await link.execute_many(some)
-            missed = [i for i, reply in enumerate(got) if _is_missing(reply)]
-            if missed:
-                load: Command = ("SCRIPT", "LOAD", self.text)
-                _, *again = await link.execute_many([load, *(some[i] for i in missed)])
-                for i, reply in zip(missed, again, strict=True):
-                    got[i] = reply
-            replies += got
-        return replies
+_FENCE: Final = Script("fence.lua")
+_SWEEPS: Final = Script("sweeps.lua")
 
 
-_FENCE: Final = _Script("fence.lua")
-_SWEEPS: Final = _Script("sweeps.lua")
-
-
-_FORBIDDEN: Final = ("NOPERM", "NOSCRIPT", "ERR unknown command")
-"""How replies begin where scripts may not be run; NOSCRIPT remains if they may not be loaded."""
-
-
-def _is_missing(reply: object) -> bool:
-    return isinstance(reply, RedisCommandError) and str(reply).startswith("NOSCRIPT")
-
-
-def _fenced(names: Names, op: Op, now: float, fence_ttl_ms: int) -> Command:
-    arguments: list[Argument] = [op.stamp + bytes([op.kind]), fence_ttl_ms]
+def _fenced(names: Names, op: Op, now: float, fence_ttl_ms: int, condition: Condition) -> Command:
+    arguments: list[Argument] = [op.stamp + bytes([op.kind]), fence_ttl_ms, condition]
     ttl_ms = None if op.expires_at == inf else ceil((op.expires_at - now) * 1000)
     if op.kind is Kind.SET and (ttl_ms is None or ttl_ms > 0):
         arguments.append(op.value)
         if ttl_ms is not None:
             arguments.append(ttl_ms)
     return _FENCE.command([names.key(op.key), names.fence(op.key)], arguments)
+
+
+def _outcome(reply: Any) -> Outcome:
+    if isinstance(reply, list):
+        return Applied(bool(reply[0]), *reply[1:])
+    return Stamp(reply[:STAMP_BYTES]) if isinstance(reply, bytes) else reply
 
 
 async def _unlink(link: Link, redis_keys: Iterable[bytes]) -> None:

@@ -1,35 +1,24 @@
-"""Asks whether Redis can serve, who it is, and which key the mesh has.  One round trip each; when to ask is decided elsewhere."""
+"""Asks whether Redis can serve, who it is, and which key the mesh has, and ends connections.  When to ask is decided elsewhere."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
 
 from ..errors import RedisCommandError
-from .link import Link
+from .link import ClientId, Link, Server, Shard
 from .names import Names
+from .together import all_of
 
-__all__ = ["Server", "agree_on_mesh_key", "probe"]
+__all__ = ["agree_on_mesh_key", "end_connections", "probe"]
 
 _PROBE_TTL_MS: Final = 60_000
 _MESH_KEY_BYTES: Final = 32
 
 
-class Server(NamedTuple):
-    """The server that answered.
-
-    Attributes:
-        run_id: 40 hexadecimal digits, new at every start of the server; empty if INFO is not permitted.
-        version: for example ``"7.2.4"``; empty if INFO is not permitted.
-        software: ``"redis"`` or ``"valkey"``.
-    """
-
-    run_id: str = ""
-    version: str = ""
-    software: str = "redis"
-
-
 async def probe(link: Link, names: Names) -> Server:
-    """Write to Redis, and ask who it is.
+    """Write to Redis, and ask who it is.  Of a cluster, to every master, and only if each slot has one.
 
     Only a write tells: a replica, a server that still loads, or one that cannot save to disk answers a PING.
 
@@ -37,10 +26,33 @@ async def probe(link: Link, names: Names) -> Server:
         Unavailable: it cannot serve.
         RedisCommandError: the user may not write the probe's key.
     """
-    written, info = await link.execute_many([("SET", names.probe, "1", "PX", _PROBE_TTL_MS), ("INFO", "server")])
-    if isinstance(written, RedisCommandError):
+    servers = await all_of([partial(_probe, shard, names) for shard in await link.shards()])
+    return servers[0]._replace(run_id=",".join(sorted(server.run_id for server in servers if server.run_id)))
+
+
+async def _probe(shard: Shard, names: Names) -> Server:
+    key = names.probe if shard.slots is None else names.probe_in(shard.slots)
+    written, info = await shard.link.execute_many([("SET", key, "1", "PX", _PROBE_TTL_MS), ("INFO", "server")])
+    if isinstance(written, Exception):
         raise written
-    return Server() if isinstance(info, RedisCommandError) else _server(info)
+    return Server() if isinstance(info, RedisCommandError) else Server.of(info)
+
+
+async def end_connections(link: Link, clients: Sequence[ClientId]) -> None:
+    """Let the servers close connections, so that what was sent there arrives no more.  What is not permitted is left out.
+
+    Raises:
+        Unavailable: Redis cannot serve; some may have been closed.
+    """
+    if clients:
+        await all_of([partial(_end_connections, shard.link, clients) for shard in await link.shards()])
+
+
+async def _end_connections(link: Link, clients: Sequence[ClientId]) -> None:
+    """Those of one server: elsewhere the same numbers are other people's."""
+    (info,) = await link.execute_many([("INFO", "server")])
+    here = "" if isinstance(info, RedisCommandError) else Server.of(info).run_id
+    await link.execute_many([("CLIENT", "KILL", "ID", number) for run_id, number in clients if run_id == here])
 
 
 async def agree_on_mesh_key(link: Link, names: Names, mine: bytes) -> bytes:
@@ -57,10 +69,3 @@ async def agree_on_mesh_key(link: Link, names: Names, mine: bytes) -> bytes:
     if not isinstance(key, bytes) or len(key) != _MESH_KEY_BYTES:
         raise RedisCommandError(f"{names.mesh_key.decode()} does not hold the {_MESH_KEY_BYTES} bytes of a mesh key")
     return key
-
-
-def _server(info: bytes) -> Server:
-    lines = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
-    fields = {name: value for name, _, value in lines}
-    valkey = fields.get("valkey_version")  # a Valkey also calls itself some Redis, for old clients
-    return Server(fields.get("run_id", ""), valkey or fields.get("redis_version", ""), "valkey" if valkey else "redis")

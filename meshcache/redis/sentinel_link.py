@@ -17,13 +17,16 @@ from typing import Any, Final, TypeVar
 import anyio
 
 from ..errors import RedisCommandError, Unavailable
-from .link import Argument, Command, Link, no_answer
+from .link import Argument, Command, Identity, Link, Shard, no_answer
 from .together import first_of
 from .url import Address, Endpoint, SentinelEndpoint
 
 __all__ = ["SentinelLink"]
 
 T = TypeVar("T")
+
+OpenServer = Callable[[Endpoint, Identity | None], Link]
+"""Opens a link to one server, which may be part of a whole that has an identity."""
 
 _STAGGER: Final = 0.02
 """How long one sentinel is waited for before the next is asked as well, in seconds; a tenth of the usual ``op_timeout``."""
@@ -39,16 +42,18 @@ class SentinelLink:
 
     Attributes:
         in_flight: commands or pipelines under way.
+        identity: that of every master.
         when_moved: called when another server turns out to be the master.
     """
 
-    def __init__(self, where: SentinelEndpoint, *, timeout: float, open_link: Callable[[Endpoint], Link]) -> None:
+    def __init__(self, where: SentinelEndpoint, *, timeout: float, open_link: OpenServer) -> None:
         self.in_flight = 0
+        self.identity = Identity(where.name)
         self.when_moved: Callable[[], None] = lambda: None
         self._where = where
         self._timeout = timeout
         self._open_link = open_link
-        self._sentinels = [open_link(sentinel) for sentinel in where.sentinels]
+        self._sentinels = [open_link(sentinel, None) for sentinel in where.sentinels]
         self._address: Address | None = None
         self._master: Link | None = None
         self._sure = False
@@ -62,6 +67,10 @@ class SentinelLink:
     async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
         """One pipeline; see :class:`~meshcache.redis.link.Link`."""
         return await self._through(lambda master: master.execute_many(commands))
+
+    async def shards(self) -> Sequence[Shard]:
+        """The master.  Not its link: that may lead to another server a moment later."""
+        return [Shard(self)]
 
     async def aclose(self) -> None:
         """Give up the connections, to the sentinels as well."""
@@ -152,7 +161,7 @@ class SentinelLink:
         async def ask() -> Address:
             address = await self._named_by(sentinel)
             if address not in candidates:
-                candidates[address] = self._open_link(self._where.master.at(address))
+                candidates[address] = self._open_link(self._where.master.at(address), self.identity)
             await self._check_role(address, candidates[address])
             return address
 

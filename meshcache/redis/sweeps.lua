@@ -5,15 +5,6 @@
 -- ARGV[2] how many patterns it may hold; more become the one pattern "*" with the newest stamp
 -- ARGV[3], ARGV[4], ... pattern, stamp, pattern, stamp, ...
 
--- Byte by byte, as in fence.lua.
-local function newer(a, b)
-  for i = 1, #a do
-    local x, y = string.byte(a, i), string.byte(b, i) or -1
-    if x ~= y then return x > y end
-  end
-  return false
-end
-
 for i = 3, #ARGV, 2 do
   local old = redis.call('HGET', KEYS[1], ARGV[i])
   if not old or newer(ARGV[i + 1], old) then

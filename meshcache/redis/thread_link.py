@@ -21,8 +21,8 @@ from redis.connection import Connection, UnixDomainSocketConnection
 from redis.exceptions import RedisError
 
 from ..errors import Unavailable
-from .link import may_try_again, no_answer, outage
-from .packed_link import BROKEN, PackedLink, as_reply, refused_handshake
+from .link import ClientId, Identity, may_try_again, no_answer, outage
+from .packed_link import BROKEN, GREETING, PackedLink, as_reply, refused_handshake
 from .tls import Tls
 from .url import Endpoint
 
@@ -36,12 +36,15 @@ class ThreadLink(PackedLink):
         endpoint: where Redis is.
         timeout: the longest that a call waits, in seconds.
         connections: how many connections, and threads, it uses at most.
+        identity: of the whole that this server is a part of; None for one of its own.
     """
 
-    def __init__(self, endpoint: Endpoint, *, timeout: float, connections: int) -> None:
-        super().__init__(endpoint, timeout)
+    def __init__(
+        self, endpoint: Endpoint, *, timeout: float, connections: int, identity: Identity | None = None
+    ) -> None:
+        super().__init__(endpoint, timeout, identity)
         self._limiter = anyio.CapacityLimiter(connections)
-        self._talker = _Talker(endpoint, timeout)
+        self._talker = _Talker(endpoint, timeout, self.identity)
 
     async def aclose(self) -> None:
         """Close the idle connections now; those in use when their thread is done with them."""
@@ -50,19 +53,30 @@ class ThreadLink(PackedLink):
     async def _call(self, request: bytes, count: int) -> list[Any]:
         self.in_flight += 1
         deadline = time.monotonic() + self._timeout
+        using: list[ClientId | None] = []
         try:
             with anyio.move_on_after(self._timeout):
                 return await anyio.to_thread.run_sync(
-                    self._talker.exchange, request, count, deadline, abandon_on_cancel=True, limiter=self._limiter
+                    self._talker.exchange,
+                    request,
+                    count,
+                    deadline,
+                    using,
+                    abandon_on_cancel=True,
+                    limiter=self._limiter,
                 )
         finally:
             self.in_flight -= 1
+        for client_id in using:  # its thread may go on for a moment
+            self.identity.abandon(client_id)
         self._talker.drop_idle()
         raise no_answer(self._timeout, self._server)
 
 
 class _Connection(Protocol):
     """What is used of redis-py's blocking connections, which have no types."""
+
+    client_id: ClientId | None
 
     def connect(self) -> None: ...
     def disconnect(self) -> None: ...
@@ -71,7 +85,15 @@ class _Connection(Protocol):
     def read_response(self) -> Any: ...
 
 
-class _TlsConnection(Connection):
+class _TcpConnection(Connection):
+    client_id: ClientId | None = None
+
+
+class _UnixConnection(UnixDomainSocketConnection):
+    client_id: ClientId | None = None
+
+
+class _TlsConnection(_TcpConnection):
     def __init__(self, *, tls: Tls, **arguments: Any) -> None:
         super().__init__(**arguments)  # type: ignore[no-untyped-call]
         self._tls = tls
@@ -88,10 +110,11 @@ class _TlsConnection(Connection):
 class _Talker:
     """What happens in the threads.  Its idle connections are shared by them; one in use belongs to one thread."""
 
-    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+    def __init__(self, endpoint: Endpoint, timeout: float, identity: Identity) -> None:
+        self._identity = identity
         self._server = endpoint.name
         self._timeout = timeout
-        self._make: Callable[..., _Connection] = Connection
+        self._make: Callable[..., _Connection] = _TcpConnection
         self._arguments = {
             **endpoint.connection_arguments(),
             "protocol": 2,
@@ -103,30 +126,33 @@ class _Talker:
             self._make = _TlsConnection
             self._arguments["tls"] = Tls(endpoint.tls)
         elif endpoint.scheme == "unix":
-            self._make = UnixDomainSocketConnection
+            self._make = _UnixConnection
         self._idle: list[_Connection] = []  # the one used last is at the end
         self._lock = threading.Lock()
         self._closed = False
 
-    def exchange(self, request: bytes, count: int, deadline: float) -> list[Any]:
-        """Send and receive on one connection; if that breaks before the deadline, once more on a fresh one."""
+    def exchange(self, request: bytes, count: int, deadline: float, using: list[ClientId | None]) -> list[Any]:
+        """Send and receive on one connection; if that breaks before the deadline, once more on a fresh one.
+
+        ``using`` is told the client ids of both.
+        """
         try:
-            return self._exchange(request, count, deadline)
+            return self._exchange(request, count, deadline, using)
         except Unavailable:
             self.drop_idle()  # broken by the same restart, or connected to what is a replica now
             raise
 
-    def _exchange(self, request: bytes, count: int, deadline: float) -> list[Any]:
+    def _exchange(self, request: bytes, count: int, deadline: float, using: list[ClientId | None]) -> list[Any]:
         if self._closed:
             raise Unavailable(f"the link to {self._server} is closed")
         try:
-            return self._talk(self._reuse() or self._open(), request, count)
+            return self._talk(self._reuse() or self._open(), request, count, using)
         except BROKEN as error:
             if not may_try_again(error) or time.monotonic() >= deadline:
                 raise self._cause(error, deadline) from None
         self.drop_idle()
         try:
-            return self._talk(self._open(), request, count)
+            return self._talk(self._open(), request, count, using)
         except BROKEN as error:
             raise self._cause(error, deadline) from None
 
@@ -144,11 +170,12 @@ class _Talker:
         self._closed = True
         self.drop_idle()
 
-    def _talk(self, connection: _Connection, request: bytes, count: int) -> list[Any]:
+    def _talk(self, connection: _Connection, request: bytes, count: int, using: list[ClientId | None]) -> list[Any]:
+        using.append(connection.client_id)
         try:
-            connection.send_packed_command([request], check_health=False)
-            replies = [self._read(connection) for _ in range(count)]
+            replies = self._round_trip(connection, request, count)
         except BaseException:  # a reply may be outstanding
+            self._identity.abandon(connection.client_id)
             connection.disconnect()
             raise
         with self._lock:
@@ -157,6 +184,10 @@ class _Talker:
                 return replies
         connection.disconnect()
         return replies
+
+    def _round_trip(self, connection: _Connection, request: bytes, count: int) -> list[Any]:
+        connection.send_packed_command([request], check_health=False)
+        return [self._read(connection) for _ in range(count)]
 
     def _read(self, connection: _Connection) -> Any:
         try:
@@ -183,6 +214,7 @@ class _Talker:
         connection = self._make(**self._arguments)
         try:
             connection.connect()
+            connection.client_id = self._identity.check(self._round_trip(connection, GREETING, 2))
         except BaseException as error:
             connection.disconnect()
             if isinstance(error, RedisError) and (refused := refused_handshake(error, self._server)):

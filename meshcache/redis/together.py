@@ -1,6 +1,6 @@
 """Asking several servers at once: the first answer, or all answers.  Knows no command and no server.
 
-What goes wrong comes back as :class:`~meshcache.errors.Unavailable`, never wrapped in an exception group.
+What goes wrong comes back as it is, never wrapped in an exception group.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import anyio
 
-from ..errors import Unavailable
+from ..errors import RedisCommandError, Unavailable
 
 __all__ = ["all_of", "first_of"]
 
@@ -53,23 +53,26 @@ async def first_of(asks: Sequence[Callable[[], Awaitable[T]]], stagger: float) -
     raise failures[min(failures)]
 
 
-async def all_of(asks: Sequence[Callable[[], Awaitable[T]]]) -> list[T | Unavailable]:
-    """What each answered, in order, or what it met; all are asked at once."""
+async def all_of(asks: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """What each answered, in order; all are asked at once.
+
+    Raises:
+        Unavailable, RedisCommandError: one of those that were met, once all have ended; an outage rather than a refusal.
+    """
     if len(asks) == 1:
-        return [await _answer(asks[0])]
-    answers: list[T | Unavailable] = [Unavailable("not asked")] * len(asks)
+        return [await asks[0]()]
+    answers: dict[int, T] = {}
+    failures: list[Unavailable | RedisCommandError] = []
 
     async def one(number: int) -> None:
-        answers[number] = await _answer(asks[number])
+        try:
+            answers[number] = await asks[number]()
+        except (Unavailable, RedisCommandError) as error:
+            failures.append(error)
 
     async with anyio.create_task_group() as tasks:
         for number in range(len(asks)):
             tasks.start_soon(one, number)
-    return answers
-
-
-async def _answer(ask: Callable[[], Awaitable[T]]) -> T | Unavailable:
-    try:
-        return await ask()
-    except Unavailable as outage:
-        return outage
+    if failures:
+        raise min(failures, key=lambda error: isinstance(error, RedisCommandError))
+    return [answers[number] for number in range(len(asks))]

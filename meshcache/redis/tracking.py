@@ -28,7 +28,7 @@ from anyio.streams.tls import TLSStream
 
 from ..errors import RedisCommandError, Unavailable
 from .connect import in_asyncio_task
-from .link import Argument, Command, Link, no_answer, outage, refusal
+from .link import Argument, ClientId, Command, Identity, Link, Shard, no_answer, outage, refusal
 from .names import Names
 from .packed_link import pack
 from .tls import Tls
@@ -75,8 +75,11 @@ class TrackedConnection(ABC):
         is_open: whether requests may be sent.
     """
 
-    def __init__(self, server: str, timeout: float, names: Names, listener: Listener) -> None:
+    def __init__(self, server: str, timeout: float, names: Names, listener: Listener, identity: Identity) -> None:
         self.is_open = False
+        self.client_id: ClientId | None = None
+        self._identity = identity
+        self._given_up: Unavailable | None = None
         self._server = server
         self._timeout = timeout
         self._names = names
@@ -90,19 +93,25 @@ class TrackedConnection(ABC):
         The caller may be cancelled: the commands are run all the same, and the connection stays in order.
 
         Raises:
-            Unavailable: no reply in time, or Redis cannot serve; the connection is given up then.
-            Broken: the connection broke.
+            Unavailable: no reply in time, or Redis cannot serve; the connection is given up then, and what else is under way on
+            it ends in the same way, with the very same exception.
+            Broken: the connection broke by itself.
         """
         try:
             replies = await self._call(b"".join(map(pack, commands)), len(commands))
-        except Unavailable:
-            self.abort()
+        except Unavailable as outage:
+            self._give_up(outage)
+            raise
+        except Broken:
+            if self._given_up is not None:
+                # What was sent here may still arrive: a second try would be overtaken by the first.
+                raise self._given_up from None
             raise
         for i, reply in enumerate(replies):
             if isinstance(reply, hiredis.ReplyError):
                 meaning = refusal(str(reply), self._server)
                 if isinstance(meaning, Unavailable):
-                    self.abort()
+                    self._give_up(meaning)
                     raise meaning
                 replies[i] = meaning
         return replies
@@ -128,6 +137,11 @@ class TrackedConnection(ABC):
 
     @abstractmethod
     async def _call(self, request: bytes, count: int) -> list[Any]: ...
+
+    def _give_up(self, outage: Unavailable) -> None:
+        if self._given_up is None:
+            self._given_up = outage
+            self.abort()
 
     def _received(self, data: bytes) -> None:
         try:
@@ -161,6 +175,8 @@ class TrackedConnection(ABC):
         """No more is heard, from this moment."""
         if self.is_open:
             self.is_open = False
+            if self._requests:
+                self._identity.abandon(self.client_id)
             self._listener.lose_track()
 
     def _ended(self) -> None:
@@ -183,6 +199,7 @@ class TrackedLink:
 
     def __init__(self, other: Link, endpoint_name: str, timeout: float) -> None:
         self.connection: TrackedConnection | None = None
+        self.identity = other.identity
         self.in_flight = 0
         self._other = other
         self._server = endpoint_name
@@ -212,6 +229,10 @@ class TrackedLink:
             return await self._other.execute_many(commands)
         raise no_answer(self._timeout, self._server)
 
+    async def shards(self) -> Sequence[Shard]:
+        """Those of the other link."""
+        return await self._other.shards()
+
     def when_answered(self, then: Callable[[], None]) -> None:
         """Call this once what was sent so far has its reply; never, if the tracked connection is gone or breaks before."""
         if self.connection is not None:
@@ -228,7 +249,7 @@ class TrackedLink:
 
 
 async def open_tracked(
-    endpoint: Endpoint, tls: Tls, names: Names, listener: Listener, *, timeout: float
+    endpoint: Endpoint, tls: Tls, names: Names, listener: Listener, identity: Identity, *, timeout: float
 ) -> TrackedConnection:
     """A connected socket, for the event loop that runs now; nothing is sent yet: see :func:`start_tracking`.
 
@@ -236,7 +257,7 @@ async def open_tracked(
         Unavailable: no connection within ``timeout`` seconds.
     """
     kind = _AsyncioConnection if in_asyncio_task() else _StreamConnection
-    connection = kind(endpoint.name, timeout, names, listener)
+    connection = kind(endpoint.name, timeout, names, listener, identity)
     try:
         with anyio.fail_after(timeout):
             await connection.connect(endpoint, tls)
@@ -247,24 +268,32 @@ async def open_tracked(
     return connection
 
 
-async def start_tracking(connection: TrackedConnection, endpoint: Endpoint, names: Names, *, timeout: float) -> None:
+async def start_tracking(
+    connection: TrackedConnection, endpoint: Endpoint, names: Names, identity: Identity, *, timeout: float
+) -> None:
     """The handshake: RESP3, who we are, and what to tell.  The connection must be running.
 
     ``timeout`` seconds are the longest wait for a credential provider.
 
     Raises:
-        Unavailable: the connection broke, or Redis cannot serve now.
+        Unavailable: the connection broke, Redis cannot serve now, or it is not the server that was expected.
         RedisCommandError: this server or this user cannot have it.
     """
     commands: list[Command] = [("HELLO", "3", *await _login(endpoint, timeout))]
     if endpoint.db:
         commands.append(("SELECT", endpoint.db))
+    commands += [("CLIENT", "ID"), ("INFO", "server")]
     commands.append(("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", names.prefix, "NOLOOP"))
     try:
         replies = await connection.call(commands)
     except Broken:
         raise Unavailable(f"{endpoint.name}: connection closed") from None
-    for reply in replies:
+    try:
+        connection.client_id = identity.check(replies[-3:-1])
+    except Unavailable:
+        connection.abort()
+        raise
+    for reply in (*replies[:-3], replies[-1]):
         if isinstance(reply, RedisCommandError):
             connection.abort()
             raise reply

@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import TypeVar
 
 from ..near import Near
+from ..redis.link import Link
 from ..redis.tier import RedisTier
 from ..redis.tracking import TrackedLink
 
-__all__ = ["NearTier"]
+__all__ = ["NearTier", "settled"]
 
 T = TypeVar("T")
 
@@ -78,8 +79,8 @@ class NearTier:
         return existed
 
     async def expire(self, key: str, ttl_ms: int | None) -> bool:
-        """A new time to live.  The copy goes: it has another one."""
-        number = self._near.writing((key,))
+        """A new time to live.  The copy goes afterwards: it has another one, but is all there is if Redis is gone."""
+        number = self._near.writing((key,), drop=False)
         known = await self._settled(self._writes.expire(key, ttl_ms), (key,), number)
         self._near.wrote((key,), number, {}, None)
         return known
@@ -93,13 +94,20 @@ class NearTier:
             self._near.forget(pattern)
 
     async def _settled(self, write: Awaitable[T], keys: Sequence[str], number: int) -> T:
-        """The answer to a write.  Without one (the caller was cancelled, Redis refused) it is under way until all that was
-        sent so far is answered."""
-        try:
-            return await write
-        except BaseException:
-            self._link.when_answered(lambda: self._near.failed(keys, number))
-            raise
+        return await settled(self._near, self._link, write, keys, number)
+
+
+async def settled(near: Near, link: Link, write: Awaitable[T], keys: Sequence[str], number: int) -> T:
+    """The answer to a write.  Without one (the caller was cancelled, Redis refused) it is under way until all that was
+    sent so far is answered."""
+    try:
+        return await write
+    except BaseException:
+        if isinstance(link, TrackedLink):
+            link.when_answered(lambda: near.failed(keys, number))
+        else:
+            near.failed(keys, number)
+        raise
 
 
 def _seconds(ttl_ms: int | None) -> float | None:

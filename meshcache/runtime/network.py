@@ -19,7 +19,8 @@ from ..discovery.base import Announcement, Discovery
 from ..events import Mode
 from ..mesh.node import MeshEvent, Node
 from ..stamp import Op
-from ..udp import UdpSocket
+from ..standings import Standing
+from .surroundings import DatagramSocket
 
 __all__ = ["Network"]
 
@@ -45,7 +46,7 @@ class Network:
     def __init__(
         self,
         node: Node,
-        socket: UdpSocket,
+        socket: DatagramSocket,
         sources: Sequence[Discovery],
         announcement: Announcement,
         now: Callable[[], float],
@@ -71,9 +72,9 @@ class Network:
             self._send()
         self._to_send.set()
 
-    def announce(self, mode: Mode) -> None:
-        """Tell all peers of a new mode, now."""
-        self.node.set_mode(mode, self._now())
+    def announce(self, mode: Mode, standing: Standing) -> None:
+        """Tell all peers of a new mode or standing, now."""
+        self.node.set_state(mode, standing, self._now())
         self._send()
         self._rearm()
 

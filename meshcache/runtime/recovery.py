@@ -5,7 +5,6 @@ It reads the mode and sends signals; what a signal changes is decided in ``modes
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,9 +17,9 @@ from ..memory import MemoryTier
 from ..modes import ModeMachine
 from ..options import OnRecovery
 from ..redis.fence import apply, publish_sweeps, read_sweeps, sweep
-from ..redis.link import Link
+from ..redis.link import ClientId, Link, Server, pipelines
 from ..redis.names import Names
-from ..redis.probe import Server, probe
+from ..redis.probe import end_connections, probe
 from ..stamp import Kind, Op, Stamp
 
 __all__ = ["Recovery", "Signals"]
@@ -28,10 +27,24 @@ __all__ = ["Recovery", "Signals"]
 _BATCH = 500
 _SMALLEST_BATCH = 8
 _RETRY = 0.02
+_HEARINGS = 10
+_HEARING_PAUSE = 0.02
 
 
 class Signals(Protocol):
     """What recovery tells the runtime."""
+
+    async def registered(self) -> None:
+        """Tell Redis how this instance stands, and learn it of the others.  May raise :class:`Unavailable`."""
+        ...
+
+    def may_set(self, ops: list[Op]) -> list[Op]:
+        """Those of these writes that may not be brought to Redis as they were, as invalidations."""
+        ...
+
+    def is_undecided(self) -> bool:
+        """Whether that would be all of them, since somebody may be writing plainly now."""
+        ...
 
     async def probed(self, server: Server) -> None:
         """A probe wrote to Redis.  May raise :class:`Unavailable`."""
@@ -59,6 +72,9 @@ class Recovery:
         on_recovery: what to do with the journal.
         fence_ttl: how long a fence is kept, in seconds.
         now: the monotonic clock, in seconds.
+        random: uniform in [0, 1), for jitter.
+        abandoned: the connections that were given up; emptied here.
+        wrote: told of each write that is in Redis.
 
     Attributes:
         tried: set once the first attempt of all is over, whatever came of it.
@@ -78,6 +94,9 @@ class Recovery:
         on_recovery: OnRecovery,
         fence_ttl: float,
         now: Callable[[], float],
+        random: Callable[[], float],
+        abandoned: list[ClientId],
+        wrote: Callable[[Op], None],
     ) -> None:
         self.tried = anyio.Event()
         self.replayed = 0
@@ -91,6 +110,9 @@ class Recovery:
         self._on_recovery = on_recovery
         self._fence_ttl_ms = int(fence_ttl * 1000)
         self._now = now
+        self._random = random
+        self._abandoned = abandoned
+        self._wrote = wrote
         self._batch = _BATCH
         self._woken = anyio.Event()
 
@@ -106,7 +128,7 @@ class Recovery:
             if self._modes.mode is Mode.REDIS and not self._journal:
                 await self._pause(None)
             elif self._modes.mode is Mode.MEMORY:
-                pause = self._modes.probe_pause(self._now(), random.random())  # noqa: S311 - jitter
+                pause = self._modes.probe_pause(self._now(), self._random())
                 if await self._pause(pause) and self._modes.held_down(self._now()):
                     continue
                 await self._attempt()
@@ -129,6 +151,16 @@ class Recovery:
             # Redis answers, but forbids what recovery needs: the outage goes on, with the reason in the log.
             self._signals.lost(Unavailable(f"Redis refuses what recovery needs: {error}"))
 
+    async def _lay_ghosts(self) -> None:
+        """What was sent on connections that were given up must not arrive after what is about to be written: end them.  And a
+        key that such a write may have reached by now, whoever has written it since, is deleted, which is always safe."""
+        abandoned, self._abandoned[:] = list(self._abandoned), []
+        await end_connections(self._link, abandoned)
+        keys = list(self._journal.ghosts)
+        for some in pipelines(("UNLINK", self._names.key(key)) for key in keys):
+            await self._link.execute_many(some)
+        self._journal.ghosts.difference_update(keys)
+
     async def _drain(self) -> None:
         """Replay until nothing is dirty, or until the rest was written during the last pass: waiting for none would never
         end where writes go on.  In ``Mode.REDIS`` what is dirty is not read from Redis, and its replay goes on."""
@@ -137,6 +169,8 @@ class Recovery:
             self._journal.clear()
         known: dict[str, Stamp] = {}
         if self._journal:
+            await self._lay_ghosts()
+            await self._hear_the_others()
             known |= await read_sweeps(self._link, self._names)
             self._memory.learn_sweeps(known)
         while self._journal:
@@ -145,7 +179,18 @@ class Recovery:
             await self._repeat_sweeps(known)
             if recovering and not self._journal.sweeps and len(self._journal) <= _BATCH:
                 break
-        self._signals.drained()  # no await since the last look at the journal
+        if recovering:
+            await self._signals.registered()
+        self._signals.drained()
+
+    async def _hear_the_others(self) -> None:
+        """Whoever writes plainly stops when it hears that this instance is not clean, a moment from now: wait for that."""
+        await self._signals.registered()
+        for _ in range(_HEARINGS):
+            if not self._signals.is_undecided():
+                return
+            await anyio.sleep(_HEARING_PAUSE)
+        await self._signals.registered()
 
     async def _replay_sweeps(self) -> dict[str, Stamp]:
         """Delete in Redis what the outage deleted by pattern; told to the other instances first, which may hold older keys."""
@@ -172,10 +217,11 @@ class Recovery:
         left = len(self._journal)
         while left > 0 and (ops := self._memory.dirty(min(left, self._batch))):
             left -= len(ops)
-            if invalidate:
-                ops = [Op(Kind.INVALIDATE, op.key, op.stamp) for op in ops]
+            ops = [Op(Kind.INVALIDATE, op.key, op.stamp) for op in ops] if invalidate else self._signals.may_set(ops)
             applied = await self._apply(ops)
             self._memory.cleaned(ops)
+            for op in ops:
+                self._wrote(op)
             self._batch = min(self._batch * 2, _BATCH)
             self.replayed += sum(applied)
             self.refused += len(applied) - sum(applied)

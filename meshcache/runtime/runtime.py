@@ -1,44 +1,46 @@
-"""One instance at work: it owns the two tiers, the mode, the mesh and the tasks, and turns what happens into log lines and events."""
+"""One instance at work: it owns the two tiers, the mode and the tasks, and turns what happens into log lines and events."""
 
 from __future__ import annotations
 
 import logging
-import secrets
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from math import inf
 from typing import Any
 
 import anyio
 import anyio.lowlevel
-from anyio import to_thread
 
-from ..discovery.base import Announcement, Discovery
+from ..discovery.base import Discovery
 from ..errors import RedisCommandError, Unavailable
 from ..events import Event, Mode, ModeChanged, Peer, PeerJoined, PeerLeft, PeerModeChanged
 from ..journal import Journal
 from ..memory import MemoryTier
-from ..mesh.node import ForeignKey, MeshEvent, Node, OpsLost, OpsReceived
-from ..mesh.seal import MeshKey
+from ..mesh.node import MeshEvent, OpsLost, OpsReceived, StandingChanged
+from ..mesh.settings import Timing
 from ..modes import ModeMachine
 from ..near import Near
 from ..options import Options
-from ..redis.connect import open_link, server_of
+from ..recent import Recent
+from ..redis.connect import server_of
+from ..redis.link import Link, Server
 from ..redis.names import Names
-from ..redis.probe import Server, agree_on_mesh_key
 from ..redis.sentinel_link import SentinelLink
 from ..redis.tier import RedisTier
 from ..redis.tls import Tls
 from ..redis.tracking import TrackedLink
 from ..redis.url import ClusterEndpoint, Place, SentinelEndpoint
-from ..stamp import HybridClock, Op
+from ..stamp import HybridClock, Kind, Op, Stamp, make_stamp
+from ..standings import Record, Standing, Standings
 from ..store import Store
 from ..tier import Tier
-from ..udp import UdpSocket
 from .background import Background
 from .feed import Feed
+from .membership import LEASE, Membership
+from .meshwork import Meshwork
 from .near_tier import NearTier
-from .network import Network
 from .recovery import Recovery
+from .surroundings import Surroundings
 from .through import WriteThrough
 from .tracker import Tracker
 
@@ -48,8 +50,10 @@ logger = logging.getLogger("meshcache")
 
 _REPLAY_TIMEOUT = 2.0
 _TICK = 1.0
-_KEY_CHECK = 30.0
 _SLICE = 256
+_GONE_AFTER = Timing().gone_after
+_TOLD_TOO_LATE = _GONE_AFTER + 2.0
+"""In seconds: what was changed in Redis so shortly before a peer was known to have lost it, that peer may not have heard of."""
 
 
 class Runtime:
@@ -60,52 +64,70 @@ class Runtime:
         shown_as: how log lines show that place.
         options: checked already.
         sources: where addresses of peers come from.
+        surroundings: the world.
 
     Attributes:
         redis: what asks Redis, without copies and without regard to the mode; None if there is no Redis.
         front: the tier that answers in ``Mode.REDIS``: ``redis``, or that with the near cache before it.
         near: which copies of what Redis has are kept; closed for ever if ``near_cache`` is "off".
         memory: the tier that answers otherwise.
-        through: takes writes of dirty keys while ``redis`` answers.
+        through: takes writes that need a stamp while ``redis`` answers.
         mode: which tier answers.
         epoch: grows with every change of the mode.
         node_id: this instance, 64 bit.
         server: what the last probe learned of Redis, or None.
     """
 
-    def __init__(self, place: Place | None, shown_as: str, options: Options, sources: Sequence[Discovery]) -> None:
-        self.node_id = secrets.randbits(64)
+    def __init__(
+        self,
+        place: Place | None,
+        shown_as: str,
+        options: Options,
+        sources: Sequence[Discovery],
+        surroundings: Surroundings,
+    ) -> None:
+        self.node_id = surroundings.random.getrandbits(64)
         self.server: Server | None = None
         self._options = options
-        self._modes = ModeMachine(self._now(), failure_threshold=options.failure_threshold)
+        self._surroundings = surroundings
+        self._now = now = surroundings.now
+        self._modes = ModeMachine(now(), failure_threshold=options.failure_threshold)
         self.mode = self._modes.mode
         self._feed = Feed()
         self._store = Store(options.max_entries, options.max_bytes, options.tombstone_ttl)
         self._journal = Journal(options.max_dirty) if place is not None else None
-        clock = HybridClock(self.node_id, _wall_ms, int(options.max_skew * 1000))
-        self.memory = MemoryTier(self._store, self._journal, clock, self._now, self._published)
+        clock = HybridClock(self.node_id, surroundings.wall_ms, int(options.max_skew * 1000))
+        self.memory = MemoryTier(self._store, self._journal, clock, now, self._published)
+        self._recent = Recent(options.max_dirty)
+        self._standings = Standings(gone_after=_GONE_AFTER, forget_after=options.forget_after, lease=LEASE)
         self.epoch = 0
         self.near = Near(self.memory, options.stale_ttl, serves=options.near_cache == "serve")
+        self._socket = surroundings.open_socket(options.interfaces, options.port)
+        self._warned: set[str] = set()
+        self._mesh = Meshwork(
+            node_id=self.node_id,
+            options=options,
+            surroundings=surroundings,
+            socket=self._socket,
+            sources=sources,
+            memory=self.memory,
+            heard=self._heard,
+            warn_once=self.warn_once,
+        )
         self.redis: RedisTier | None = None
         self.front: Tier | None = None
+        self.through: WriteThrough | None = None
         self._writes: TrackedLink | None = None
         self._tracker: Tracker | None = None
-        self.through: WriteThrough | None = None
         self._recovery: Recovery | None = None
+        self._membership: Membership | None = None
+        self._lost_at = now()
+        self._last_outage: Unavailable | None = None
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._where = shown_as
         if place is not None:
             self._connect(place, options)
-        self._socket = UdpSocket.open(options.interfaces, options.port)
-        self._sources = sources
-        self._keys: list[MeshKey] = []
-        self._mesh_key: bytes | None = None
-        self._mesh_ready = anyio.Event()
-        self._stranger: ForeignKey | None = None
-        self._key_doubted = anyio.Event()
-        self._network: Network | None = None
         self._background = Background(self._main)
-        self._warned: set[str] = set()
 
     # -- the life of the instance
 
@@ -119,8 +141,8 @@ class Runtime:
                     await self._tracker.tried.wait()
             if not self._recovery.tried.is_set():
                 self._say_cold_start(f"no answer within {self._options.op_timeout:g} s")
-        if self.mode is not Mode.REDIS and self._options.secret is None and self._mesh_key is None:
-            self._warn_once(
+        if self.mode is not Mode.REDIS and self._mesh.is_alone:
+            self.warn_once(
                 "alone",
                 "this instance has no key for its mesh and stays alone until it reaches Redis, which keeps the key: "
                 "set secret= or MESHCACHE_SECRET to find peers without Redis",
@@ -129,11 +151,21 @@ class Runtime:
     async def stop(self) -> None:
         """Say goodbye and let go of everything."""
         with anyio.CancelScope(shield=True):
+            if self._membership is not None:
+                self._membership.leave()
+                if self.mode is Mode.REDIS:
+                    with anyio.move_on_after(self._options.op_timeout):
+                        await self._sign_off()
             await self._background.stop()
             self._socket.close()
             for close in self._closers:
                 await close()
         self._feed.close()
+
+    async def _sign_off(self) -> None:
+        assert self._membership is not None
+        with suppress(Unavailable):  # then it is the end of the lease that tells the others
+            await self._membership.register()
 
     def abandon(self) -> None:
         """This is a forked child: its parent goes on with this node id, its counter, and its connections."""
@@ -141,15 +173,18 @@ class Runtime:
 
     async def _main(self) -> None:
         async with anyio.create_task_group() as tasks:
-            if self._recovery is not None:
+            if self._recovery is not None and self._membership is not None:
                 tasks.start_soon(self._recovery.run)
-                tasks.start_soon(self._keep_mesh_key)
+                tasks.start_soon(self._membership.run)
+                tasks.start_soon(self._mesh.keep_key, self._replay_link, self._names, self.lost)
             if self._tracker is not None:
                 tasks.start_soon(self._tracker.run)
-            tasks.start_soon(self._run_mesh)
+            tasks.start_soon(self._mesh.run)
             tasks.start_soon(self._tick)
 
     def _connect(self, place: Place, options: Options) -> None:
+        assert self._journal is not None
+        open_link, now = self._surroundings.open_link, self._now
         names = Names(options.namespace)
         link = open_link(place, timeout=options.op_timeout)
         # Connections of its own: a replay never stands in the way of callers, and may take longer than one of them.
@@ -157,12 +192,31 @@ class Runtime:
         self._closers += [link.aclose, replay.aclose]
         self._names, self._link, self._replay_link = names, link, replay
         self.front = self.redis = RedisTier(link, names)
+        writes: Link = link
         if options.near_cache != "off":
-            self._keep_near(place, options)
+            writes = self._keep_near(place, options)
         self.through = WriteThrough(
-            self.memory, link, names, self._now, fence_ttl=options.fence_ttl, lost=self.lost, settled=self.drained
+            memory=self.memory,
+            near=self.near,
+            link=writes,
+            names=names,
+            now=now,
+            fence_ttl=options.fence_ttl,
+            lost=self.lost,
+            wrote=self._wrote,
         )
-        assert self._journal is not None
+        self._membership = Membership(
+            node_id=self.node_id,
+            standings=self._standings,
+            journal=self._journal,
+            link=replay,
+            names=names,
+            now=now,
+            wall_ms=self._surroundings.wall_ms,
+            addresses=tuple((address, self._socket.port) for address in self._socket.addresses),
+            forget_after=options.forget_after,
+            surface=self,
+        )
         self._recovery = Recovery(
             link=replay,
             names=names,
@@ -172,27 +226,32 @@ class Runtime:
             signals=self,
             on_recovery=options.on_recovery,
             fence_ttl=options.fence_ttl,
-            now=self._now,
+            now=now,
+            random=self._surroundings.random.random,
+            abandoned=link.identity.abandoned,
+            wrote=self._wrote,
         )
 
-    def _keep_near(self, place: Place, options: Options) -> None:
+    def _keep_near(self, place: Place, options: Options) -> TrackedLink:
         assert self.redis is not None
         assert not isinstance(place, ClusterEndpoint)
-        self._writes = TrackedLink(self._link, place.name, options.op_timeout)
-        self.front = NearTier(self.near, self.redis, RedisTier(self._writes, self._names), self._writes)
+        writes = self._writes = TrackedLink(self._link, place.name, options.op_timeout)
+        self.front = NearTier(self.near, self.redis, RedisTier(writes, self._names), writes)
         self._tracker = Tracker(
             near=self.near,
-            link=self._writes,
+            link=writes,
             find_server=server_of(self._link, place),
             tls=Tls((place.master if isinstance(place, SentinelEndpoint) else place).tls),
             names=self._names,
             timeout=options.op_timeout,
             is_alive=self._is_redis_alive,
             redis_answers=lambda: self.mode is Mode.REDIS,
-            warn=lambda line: self._warn_once("near", line),
+            changed=self._others_changed,
+            warn=lambda line: self.warn_once("near", line),
         )
         if isinstance(self._link, SentinelLink):
-            self._link.when_moved = self._writes.abort
+            self._link.when_moved = writes.abort
+        return writes
 
     # -- what calls and recovery say of Redis
 
@@ -204,11 +263,12 @@ class Runtime:
         """Redis did not answer a call, or a probe, or a replay.
 
         Args:
-            outage: what it met.
+            outage: what it met; several calls that met the very same count as one.
             epoch: the one in which the call began; what began before the last change of mode says nothing about now.
         """
-        if epoch is not None and epoch != self.epoch:
+        if (epoch is not None and epoch != self.epoch) or outage is self._last_outage:
             return
+        self._last_outage = outage
         now = self._now()
         if outage.timed_out:
             others = self._link.in_flight + (self._writes.in_flight if self._writes else 0)
@@ -234,13 +294,17 @@ class Runtime:
         return self.mode is Mode.REDIS
 
     def _say_cold_start(self, cause: str) -> None:
-        self._warn_once("start", f"starts in memory, without Redis: {cause} ({self._where})")
+        self.warn_once("start", f"starts in memory, without Redis: {cause} ({self._where})")
 
     async def probed(self, server: Server) -> None:
         """Redis takes writes again."""
-        self.server = server
+        known, self.server = self.server, server
+        self._link.identity.expected = server.run_id
+        if known is not None and known.run_id and known.run_id != server.run_id:
+            since = self._lost_at - self._options.amnesia_window
+            self.memory.forget_in_redis(self._recent.all_since(since, self._stamp_at))
         self._changed(self._modes.probed(f"Redis {server.version} answers", self._now()))
-        await self._agree_on_mesh_key()
+        await self._mesh.agree(self._replay_link, self._names)
 
     def drained(self) -> None:
         """Redis knows every write of this instance, but those made just now."""
@@ -249,12 +313,16 @@ class Runtime:
         # Copies that were carried through an outage are old by now; if there was none, Redis told of every change.
         self.memory.forget(copies=change is not None)
         self.near.block()
+        if self._membership is not None:
+            self._membership.enter()
 
     def _changed(self, change: ModeChanged | None) -> None:
         if change is None:
             return
         self.mode = change.new
         self.epoch += 1
+        if change.old is Mode.REDIS:
+            self._lost_at = self._now()
         self.near.follow(redis_answers=change.new is Mode.REDIS)
         if self._tracker is not None:
             self._tracker.wake()
@@ -263,117 +331,166 @@ class Runtime:
         logger.log(
             level, "%s -> %s after %.1f s: %s (%s)", change.old, change.new, change.held, change.cause, self._where
         )
-        if self._network is not None:
-            self._network.announce(change.new)
+        if self._membership is not None:
+            self._membership.update()
+        if self._mesh.mode is not change.new:
+            self._mesh.announce(change.new, self._mesh.standing)
         if self._recovery is not None:
             self._recovery.wake()
         self._feed.put(change)
+
+    # -- plain writes, and those with a stamp
+
+    def writes_plainly(self, keys: Iterable[str]) -> bool:
+        """Whether writes of these keys may go to Redis without a stamp now; if so, they are taken note of."""
+        membership = self._membership
+        if membership is None or not membership.writes_plainly():
+            return False
+        membership.plain_until = stamp = self.memory.tick()
+        now = self._now()
+        for key in keys:
+            self._recent.wrote(key, stamp, now)
+        return True
+
+    def sweeps_plainly(self, pattern: str) -> bool:
+        """Likewise a delete by pattern."""
+        if not self.writes_plainly(()):
+            return False
+        assert self._membership is not None
+        self._recent.swept(pattern, self._membership.plain_until, self._now())
+        return True
+
+    def in_doubt(self, keys: Iterable[str]) -> None:
+        """Plain writes of these keys were given up."""
+        self.memory.haunted(keys)
+
+    def _wrote(self, op: Op) -> None:
+        """Redis has this stamped write."""
+        if op.kind is Kind.SWEEP:
+            self._recent.swept(op.key, op.stamp, self._now())
+        else:
+            self._recent.wrote(op.key, op.stamp, self._now())
+
+    def _others_changed(self, keys: list[str] | None) -> None:
+        """Redis told of changes that others made."""
+        if keys is None:
+            self._recent.flushed(self._now())
+        else:
+            self._recent.changed(keys, self._now())
+
+    def _stamp_at(self, moment: float) -> Stamp:
+        ms = self._surroundings.wall_ms() - int((self._now() - moment) * 1000)
+        return make_stamp(max(ms, 0), 0, self.node_id)
+
+    def _catch_up(self, since: float) -> None:
+        """Somebody cannot hear from Redis what this instance has changed there: tell the peers."""
+        if self.mode is Mode.REDIS:
+            now = self._now()
+            for op in self._recent.own_since(since):
+                copy = None if op.kind is Kind.SWEEP else self._store.peek(op.key, now)
+                if copy is not None and not copy.stamp and copy.value is not None:
+                    op = Op(Kind.SET, op.key, op.stamp, copy.value, copy.expires_at)  # noqa: PLW2901
+                self._mesh.publish(op)
+
+    # -- what membership asks
+
+    def announce(self, standing: Standing) -> None:
+        """Tell the peers how this instance writes to Redis."""
+        self._mesh.announce(self.mode, standing)
+
+    def found_instances(self, records: list[Record]) -> None:
+        """These are registered in Redis."""
+        self._mesh.found(
+            [address for record in records if record.lease > 0 and not record.left for address in record.addresses]
+        )
+
+    # -- what recovery asks
+
+    async def registered(self) -> None:
+        """Tell Redis how this instance stands, and learn it of the others."""
+        assert self._membership is not None
+        await self._membership.register(entering=self.mode is not Mode.REDIS)
+
+    def may_set(self, ops: list[Op]) -> list[Op]:
+        """Those of these writes that may not be brought to Redis as they were, as invalidations."""
+        assert self._membership is not None
+        return self._membership.may_set(ops)
+
+    def is_undecided(self) -> bool:
+        """Whether somebody may be writing plainly now."""
+        assert self._membership is not None
+        return self._membership.is_undecided()
 
     # -- the mesh
 
     @property
     def peers(self) -> list[Peer]:
         """The instances that proved to hold the mesh's key and were heard of late."""
-        return [] if self._network is None else self._network.node.peers
+        return self._mesh.peers
 
     def _published(self, op: Op) -> None:
-        if self._network is not None:
-            self._network.publish(op)
-        self._became_dirty()
+        self._became_dirty()  # first: the peers are to know that this instance is not clean before they hear of the write
+        self._mesh.publish(op)
 
     def _became_dirty(self) -> None:
-        if self.mode is Mode.REDIS and self._recovery is not None:
-            self._recovery.wake()  # a write in doubt, or a peer's that cannot reach Redis itself
-
-    def _use_mesh_key(self, key: MeshKey) -> None:
-        """Speak with this key; what is sealed with the one before is still understood."""
-        if self._keys and self._keys[0].key_id == key.key_id:
-            return
-        self._keys = [key, *self._keys[:1]]
-        if self._network is not None:
-            self._network.node.set_keys(self._keys)
-        self._mesh_ready.set()
-
-    async def _agree_on_mesh_key(self) -> None:
-        """Without a secret the key is what Redis holds; the first instance that finds none makes it."""
-        if self._options.secret is None:
-            mine = self._mesh_key or secrets.token_bytes(32)
-            self._mesh_key = await agree_on_mesh_key(self._replay_link, self._names, mine)
-            self._use_mesh_key(MeshKey.from_bytes(self._mesh_key, self._options.namespace))
-
-    async def _keep_mesh_key(self) -> None:
-        """A Redis that came back empty between two calls has a new key, or none: nobody is told, so ask now and then, and
-        when somebody speaks with a key that is not ours."""
-        while self._options.secret is None:
-            with anyio.move_on_after(_KEY_CHECK):
-                await self._key_doubted.wait()
-            stranger, self._key_doubted = self._stranger, anyio.Event()
-            if self.mode is not Mode.REDIS:
-                continue
-            before = self._mesh_key
-            try:
-                await self._agree_on_mesh_key()
-            except Unavailable as outage:
-                self.lost(outage)
-            except RedisCommandError as error:
-                self._warn_once("mesh key", f"Redis refuses what the mesh needs: {error}")
-            if stranger is not None and before == self._mesh_key:
-                self._warn_of(stranger)
-            self._stranger = None
-
-    def _warn_of(self, stranger: ForeignKey) -> None:
-        host, port = stranger.address
-        self._warn_once(
-            "key",
-            f"a peer at {host}:{port} seals its datagrams with another key and stays out: "
-            "is the secret (secret= or MESHCACHE_SECRET) the same everywhere?",
-        )
-
-    async def _run_mesh(self) -> None:
-        secret = self._options.secret
-        if secret is not None:
-            self._use_mesh_key(await to_thread.run_sync(MeshKey.from_secret, secret, self._options.namespace))
-        await self._mesh_ready.wait()
-        node = Node(
-            node_id=self.node_id,
-            keys=self._keys,
-            random=secrets.SystemRandom(),
-            now=self._now(),
-            mode=self.mode,
-            replica=self.memory,
-        )
-        announcement = Announcement(
-            self.node_id,
-            self._options.namespace,
-            self._socket.addresses,
-            self._socket.port,
-            everywhere=self._socket.everywhere,
-        )
-        self._network = Network(node, self._socket, self._sources, announcement, self._now, self._heard)
-        await self._network.run()
+        if self._journal and self._membership is not None and self._recovery is not None:
+            if self._membership.standing.clean:
+                self._membership.update()
+            if self.mode is Mode.REDIS:
+                self._recovery.wake()  # a write in doubt, or a peer's that cannot reach Redis itself
 
     def _heard(self, event: MeshEvent) -> None:
         match event:
             case OpsReceived():
-                self.memory.apply(event.ops)
-                self._became_dirty()
-                if self.memory.refused_stamps:
-                    self._warn_once(
-                        "skew",
-                        f"writes of peer {event.node_id:016x} are refused: its clock is more than "
-                        f"{self._options.max_skew:g} s ahead of this host's; set both by NTP",
-                    )
+                self._take_ops(event)
             case OpsLost() if self.mode is not Mode.REDIS:
                 self.memory.forget_values()
-            case ForeignKey():
-                self._stranger = event
-                self._key_doubted.set()
-                if self._options.secret is not None:
-                    self._warn_of(event)
+            case StandingChanged(node_id, standing):
+                self._take_standing(node_id, standing)
             case PeerJoined() | PeerLeft() | PeerModeChanged():
                 if isinstance(event, PeerModeChanged) and event.peer.mode is not Mode.MEMORY and self._recovery:
                     self._recovery.wake()  # a peer found Redis: so may we
+                self._count_in_or_out(event)
                 self._feed.put(event)
+
+    def _take_ops(self, event: OpsReceived) -> None:
+        # One that is clean has brought its writes to Redis before it told them.
+        node = self._mesh.node
+        in_redis = node is not None and node.standing_of(event.node_id).clean
+        if not (in_redis and self.mode is Mode.REDIS and not self._journal):
+            self.memory.apply(event.ops, in_redis=in_redis)
+            self._became_dirty()
+        elif event.ops:
+            self.memory.observe(max(op.stamp for op in event.ops))
+        if self.memory.refused_stamps:
+            self.warn_once(
+                "skew",
+                f"writes of peer {event.node_id:016x} are refused: its clock is more than "
+                f"{self._options.max_skew:g} s ahead of this host's; set both by NTP",
+            )
+
+    def _take_standing(self, node_id: int, standing: Standing) -> None:
+        now = self._now()
+        lost_redis = self._standings.heard(node_id, standing)
+        if self._membership is not None:
+            self._membership.update()
+        if lost_redis:
+            self._catch_up(now - _TOLD_TOO_LATE)
+
+    def _count_in_or_out(self, event: PeerJoined | PeerLeft | PeerModeChanged) -> None:
+        now, peer = self._now(), event.peer
+        node_id = int(peer.node_id, 16)
+        if isinstance(event, PeerJoined):
+            since = self._standings.heard_at(node_id)
+            self._standings.joined(node_id, clean=peer.mode is Mode.REDIS)
+            if peer.mode is not Mode.REDIS:
+                self._catch_up(max(since, now - self._options.forget_after) - _TOLD_TOO_LATE)
+        elif isinstance(event, PeerLeft):
+            silent = event.reason == "silent"
+            heard_at = now - _GONE_AFTER if silent else now
+            self._standings.lost(node_id, now, silent=silent, heard_at=heard_at, wall_ms=self._surroundings.wall_ms())
+        if self._membership is not None:
+            self._membership.update()
 
     # -- what is seen from outside
 
@@ -390,7 +507,7 @@ class Runtime:
     def stats(self) -> dict[str, Any]:
         """Numbers and words only; JSON takes it as it is."""
         redis, memory = self.redis, self.memory
-        recovery, network = self._recovery, self._network
+        recovery, node = self._recovery, self._mesh.node
         return {
             "mode": str(self.mode),
             "mode_seconds": self._now() - self._modes.since,
@@ -411,10 +528,12 @@ class Runtime:
             "dirty": len(self._journal) if self._journal is not None else 0,
             "replayed": recovery.replayed if recovery else 0,
             "replay_refused": recovery.refused if recovery else 0,
+            "replay_doubted": self._membership.doubted if self._membership else 0,
+            "writes_plainly": self._membership.standing.plain if self._membership else False,
             "stamps_refused": memory.refused_stamps,
             "peers": len(self.peers),
             "send_errors": self._socket.send_errors,
-            "mesh": network.node.counters.as_dict() if network else {},
+            "mesh": node.counters.as_dict() if node else {},
         }
 
     # -- housekeeping
@@ -425,23 +544,20 @@ class Runtime:
             await anyio.sleep(_TICK)
             while self._store.expire(self._now(), _SLICE):
                 await anyio.lowlevel.checkpoint()
+            self._recent.forget_before(
+                min(self._now(), self._lost_at if self.mode is not Mode.REDIS else inf)
+                - max(self._options.amnesia_window, self._options.forget_after)
+            )
             held = self._now() - self._modes.since
             if self.redis is not None and self.mode is Mode.MEMORY and held > self._options.warn_outage_after:
-                self._warn_once(
+                self.warn_once(
                     "outage", f"Redis has been away for {held:.0f} s: {self._modes.last_cause} ({self._where})"
                 )
             if self._store.bytes > self._options.warn_store_bytes:
-                self._warn_once("bytes", f"memory holds {self._store.bytes / 2**20:.0f} MiB")
+                self.warn_once("bytes", f"memory holds {self._store.bytes / 2**20:.0f} MiB")
 
-    def _warn_once(self, about: str, message: str) -> None:
+    def warn_once(self, about: str, message: str) -> None:
+        """One line in the log for each subject."""
         if about not in self._warned:
             self._warned.add(about)
             logger.warning(message)
-
-    @staticmethod
-    def _now() -> float:
-        return time.monotonic()
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000

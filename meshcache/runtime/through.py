@@ -1,86 +1,173 @@
-"""Writes of keys that memory and Redis must learn of together: into memory with a stamp, and at once to Redis under the fence.
+"""Writes with a stamp while Redis answers: under the fence to Redis, and then to the peers.
 
-In ``Mode.REDIS`` a key may be dirty: a write is in doubt, or a peer's is still to be brought to Redis.  A plain write would
-race with that replay.  A stamped one cannot lose: whichever comes last, the newer stamp stays.
+A write goes this way where a plain one would be wrong: somebody may have writes that Redis lacks and bring them there
+later, or this instance itself still has to bring an older write of the key there.  Whichever comes last, the newer stamp stays.
+Redis decides, ``nx`` and ``xx`` too; only of a key whose last write by this instance is in doubt, memory knows better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
-from ..errors import Unavailable
+from ..errors import RedisCommandError, Unavailable
 from ..memory import MemoryTier
-from ..redis.fence import apply
+from ..near import Near
+from ..redis.fence import Applied, Condition, Outcome, publish_sweeps, sweep, write
 from ..redis.link import Link
 from ..redis.names import Names
+from ..stamp import Kind, Op, Stamp
+from .near_tier import settled
 
 __all__ = ["WriteThrough"]
 
+T = TypeVar("T")
+
+_TRIES: Final = 3
+"""So often is a write stamped anew that a fence refused: this clock was behind that of somebody it does not hear."""
+
 
 class WriteThrough:
-    """The writes of a :class:`~meshcache.tier.Tier`.  They never fail: what Redis does not take now stays dirty.
+    """The writes of a :class:`~meshcache.tier.Tier`.  They raise no ``Unavailable``: what Redis does not answer is in memory.
 
     Args:
-        memory: gets every write first, and decides by what it holds.
-        link: the way to Redis.
+        memory: makes the stamps, tells the peers, and takes what is in doubt.
+        near: the copies.
+        link: the way to Redis; that of the tracked connection where there is one.
         names: the Redis keys.
         now: the monotonic clock, in seconds.
         fence_ttl: how long a fence is kept, in seconds.
         lost: told that Redis did not answer.
-        settled: told that no key is dirty any more.
+        wrote: told of each write that is in Redis.
     """
 
     def __init__(
         self,
+        *,
         memory: MemoryTier,
+        near: Near,
         link: Link,
         names: Names,
         now: Callable[[], float],
-        *,
         fence_ttl: float,
         lost: Callable[[Unavailable], None],
-        settled: Callable[[], None],
+        wrote: Callable[[Op], None],
     ) -> None:
         self._memory = memory
+        self._near = near
         self._link = link
         self._names = names
         self._now = now
         self._fence_ttl_ms = int(fence_ttl * 1000)
         self._lost = lost
-        self._settled = settled
+        self._wrote = wrote
 
     async def set(self, key: str, value: bytes, ttl_ms: int | None, *, nx: bool = False, xx: bool = False) -> bool:
-        """True if written; ``nx`` and ``xx`` are decided by what this instance holds."""
-        written = await self._memory.set(key, value, ttl_ms, nx=nx, xx=xx)
-        if written:
-            await self._settle([key])
-        return written
+        """True if written."""
+        condition: Condition = "NX" if nx else "XX" if xx else ""
+        if condition and self._memory.is_in_doubt(key):
+            if (await self._memory.exists([key]) > 0) == nx:
+                return False
+            condition = ""
+        op = self._memory.draft(Kind.SET, key, value, ttl_ms)
+        outcomes = await self._send([op], condition)
+        if outcomes is None:
+            return await self._memory.set(key, value, ttl_ms, nx=nx, xx=xx)
+        return outcomes[0] is not None
 
     async def set_many(self, values: Mapping[str, bytes], ttl_ms: int | None) -> None:
         """Write all of them."""
-        await self._memory.set_many(values, ttl_ms)
-        await self._settle(values)
+        ops = [self._memory.draft(Kind.SET, key, value, ttl_ms) for key, value in values.items()]
+        if await self._send(ops) is None:
+            await self._memory.set_many(values, ttl_ms)
 
     async def delete(self, keys: Sequence[str]) -> int:
-        """How many this instance held."""
-        existed = await self._memory.delete(keys)
-        await self._settle(keys)
-        return existed
+        """How many existed."""
+        known = {key: await self._memory.exists([key]) > 0 for key in keys if self._memory.is_in_doubt(key)}
+        outcomes = await self._send([self._memory.draft(Kind.DELETE, key) for key in keys])
+        if outcomes is None:
+            return await self._memory.delete(keys)
+        return sum(
+            known.get(key, isinstance(outcome, Applied) and outcome.existed)
+            for key, outcome in zip(keys, outcomes, strict=True)
+        )
 
     async def expire(self, key: str, ttl_ms: int | None) -> bool:
-        """A new time to live.  False if this instance does not hold the key."""
-        known = await self._memory.expire(key, ttl_ms)
-        if known:
-            await self._settle([key])
-        return known
+        """A new time to live.  False if there is no such key."""
+        if self._memory.is_in_doubt(key):
+            value = await self._memory.get(key)
+            return value is not None and await self.set(key, value, ttl_ms)
+        outcomes = await self._send([self._memory.draft(Kind.SET, key, b"", ttl_ms)], "TTL")
+        return await self._memory.expire(key, ttl_ms) if outcomes is None else outcomes[0] is not None
 
-    async def _settle(self, keys: Sequence[str] | Mapping[str, bytes]) -> None:
-        ops = self._memory.newest(keys)
+    async def delete_match(self, pattern: str) -> int:
+        """Delete the keys that match; how many that were.  The others are told first: a key of theirs may be older."""
+        op = self._memory.draft(Kind.SWEEP, pattern)
+        self._near.forget(pattern)
         try:
-            await apply(self._link, self._names, ops, self._now(), self._fence_ttl_ms)
+            await publish_sweeps(self._link, self._names, {pattern: op.stamp}, self._fence_ttl_ms)
+            deleted = await sweep(self._link, self._names, pattern, op.stamp, self._fence_ttl_ms)
         except Unavailable as outage:
             self._lost(outage)
-            return
-        self._memory.cleaned(ops)
-        if not self._memory.journal:
-            self._settled()
+            return await self._memory.delete_match(pattern)
+        except BaseException:
+            self._memory.doubt([op])
+            raise
+        finally:
+            self._near.forget(pattern)
+        self._settle(op)
+        return deleted
+
+    # -- inside
+
+    async def _send(self, ops: list[Op], condition: Condition = "") -> list[Outcome] | None:
+        """The outcomes; None if Redis did not answer."""
+        keys = tuple(op.key for op in ops)
+        number = self._near.writing(keys, drop=any(op.kind is Kind.DELETE for op in ops))
+        try:
+            sent = await settled(self._near, self._link, self._write(ops, condition), keys, number)
+        except Unavailable as outage:
+            self._lost(outage)
+            return None
+        except RedisCommandError:
+            raise  # nothing has changed
+        except BaseException:  # the caller is gone; the write may have been made
+            self._memory.doubt(op for op in ops if condition != "TTL")
+            raise
+        copies: dict[str, bytes] = {}
+        for op, outcome in sent:
+            if isinstance(outcome, Applied):
+                whole = _with_value(op, outcome) if condition == "TTL" else op
+                self._settle(whole)
+                if whole.kind is Kind.SET:
+                    copies[whole.key] = whole.value
+        remaining = min((op.expires_at for op, _ in sent), default=0.0) - self._now()
+        self._near.wrote(keys, number, copies, None if remaining == float("inf") else remaining)
+        return [outcome for _, outcome in sent]
+
+    async def _write(self, ops: list[Op], condition: Condition) -> list[tuple[Op, Outcome]]:
+        outcomes = await write(self._link, self._names, ops, self._now(), self._fence_ttl_ms, condition)
+        for _ in range(_TRIES):
+            behind = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, bytes)]
+            if not behind:
+                break
+            for i in behind:
+                self._memory.observe(Stamp(outcomes[i]))  # type: ignore[arg-type]
+                ops[i] = ops[i]._replace(stamp=self._memory.tick())
+            again = [ops[i] for i in behind]
+            repeated = await write(self._link, self._names, again, self._now(), self._fence_ttl_ms, condition)
+            for i, outcome in zip(behind, repeated, strict=True):
+                outcomes[i] = outcome
+        for outcome in outcomes:
+            if isinstance(outcome, RedisCommandError):
+                raise outcome
+        return list(zip(ops, outcomes, strict=True))
+
+    def _settle(self, op: Op) -> None:
+        self._memory.settled(op)
+        self._wrote(op)
+
+
+def _with_value(op: Op, outcome: Applied) -> Op:
+    """What the peers are told of a new time to live: the whole value, or to forget the key if it is no string."""
+    return op._replace(value=outcome.value) if outcome.value is not None else op._replace(kind=Kind.INVALIDATE)

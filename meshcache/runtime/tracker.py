@@ -40,6 +40,7 @@ class Tracker:
         timeout: the longest wait for one reply, in seconds.
         is_alive: asks Redis over another connection.  What that means for the mode is not decided here.
         redis_answers: whether the mode says so.
+        changed: told of the keys that somebody else changed, None for all.
         warn: called with one line when there can be no near cache.
 
     Attributes:
@@ -57,6 +58,7 @@ class Tracker:
         timeout: float,
         is_alive: Callable[[], Awaitable[bool]],
         redis_answers: Callable[[], bool],
+        changed: Callable[[list[str] | None], None],
         warn: Callable[[str], None],
     ) -> None:
         self.tried = anyio.Event()
@@ -68,12 +70,22 @@ class Tracker:
         self._timeout = timeout
         self._is_alive = is_alive
         self._redis_answers = redis_answers
+        self._changed = changed
         self._warn = warn
         self._woken = anyio.Event()
 
     def wake(self) -> None:
         """The mode changed."""
         self._woken.set()
+
+    def invalidate(self, keys: list[str] | None) -> None:
+        """The tracked connection told of changes."""
+        self._near.invalidate(keys)
+        self._changed(keys)
+
+    def lose_track(self) -> None:
+        """The tracked connection is gone."""
+        self._near.lose_track()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -105,13 +117,17 @@ class Tracker:
     async def _track(self) -> None:
         """Track until the connection breaks.  Raises ``Unavailable`` or ``RedisCommandError`` if it cannot begin."""
         endpoint = await self._find_server()
-        connection = await open_tracked(endpoint, self._tls, self._names, self._near, timeout=self._timeout)
+        connection = await open_tracked(
+            endpoint, self._tls, self._names, self, self._link.identity, timeout=self._timeout
+        )
         refused: Unavailable | RedisCommandError | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._receive, connection, tasks.cancel_scope)
                 try:
-                    await start_tracking(connection, endpoint, self._names, timeout=self._timeout)
+                    await start_tracking(
+                        connection, endpoint, self._names, self._link.identity, timeout=self._timeout
+                    )
                 except (Unavailable, RedisCommandError) as error:
                     refused = error  # not raised here: a task group would wrap it
                 else:

@@ -53,6 +53,8 @@ def test_the_defaults_are_those_that_the_docs_promise() -> None:
         "fence_ttl": 3600.0,
         "tombstone_ttl": 3600.0,
         "max_skew": 60.0,
+        "forget_after": 600.0,
+        "amnesia_window": 60.0,
         "warn_outage_after": 300.0,
         "warn_store_bytes": 100 * 2**20,
     }
@@ -119,7 +121,15 @@ def test_a_good_value_is_taken_as_it_is(name: str, value: Any) -> None:
         ],
         *[
             (name, value, SECONDS)
-            for name in ("op_timeout", "stale_ttl", "fence_ttl", "tombstone_ttl", "max_skew")
+            for name in (
+                "op_timeout",
+                "stale_ttl",
+                "fence_ttl",
+                "tombstone_ttl",
+                "max_skew",
+                "forget_after",
+                "amnesia_window",
+            )
             for value in (0, -0.1, math.inf, math.nan, 10**400, None, "1", True, timedelta(1))
         ],
         *[
@@ -233,6 +243,8 @@ ENVIRONMENT = {
     "fence_ttl": ("7200", 7200.0),
     "tombstone_ttl": ("7200", 7200.0),
     "max_skew": ("5", 5.0),
+    "forget_after": ("300", 300.0),
+    "amnesia_window": ("10", 10.0),
     "warn_outage_after": ("inf", math.inf),
     "warn_store_bytes": ("1", 1),
 }

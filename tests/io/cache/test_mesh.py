@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from meshcache import MeshCache, Mode, PeerJoined, PeerLeft, PeerModeChanged
+from meshcache.runtime.surroundings import Surroundings
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
 from tests.io.cache.instances import LOOPBACK, SECRET, lone_cache, mesh
@@ -176,7 +177,8 @@ async def test_a_clock_far_ahead_is_not_believed_and_one_warning_says_so(
     options = {"secret": SECRET, "discovery": [f"127.0.0.1:{port}" for port in ports]}
     async with lone_cache(None, port=ports[0], **options) as right:
         with monkeypatch.context() as patch:
-            patch.setattr("meshcache.runtime.runtime._wall_ms", lambda: time.time_ns() // 1_000_000 + 3_600_000)
+            world = Surroundings(wall_ms=lambda: time.time_ns() // 1_000_000 + 3_600_000)
+            patch.setattr(MeshCache, "_surroundings", lambda _: world)
             wrong = lone_cache(None, port=ports[1], **options)
             await wrong.__aenter__()
         try:

@@ -13,7 +13,8 @@ import anyio
 import pytest
 
 from meshcache.errors import RedisCommandError, Unavailable
-from meshcache.redis.link import Link
+from meshcache.redis.link import Link, Server
+from meshcache.redis.probe import end_connections
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
 from tests.support import eventually, free_port
@@ -315,6 +316,27 @@ async def test_a_restart_in_mid_request(own_server: RedisServer, opened: Opened)
         own_server.kill()
 
 
+async def test_a_server_that_was_started_anew_is_not_the_one_expected(own_server: RedisServer, opened: Opened) -> None:
+    link = opened(own_server.url)
+    link.identity.expected = Server.of(await link.execute("INFO", "server")).run_id
+    own_server.kill()
+    own_server.start()
+    with pytest.raises(Unavailable, match="started anew"):
+        await link.execute("SET", "key", "lost with the next restart, who knows")
+    link.identity.expected = None
+    assert await link.execute("EXISTS", "key") == 0
+
+
+async def test_a_connection_given_up_can_be_named_and_killed(own_server: RedisServer, opened: Opened) -> None:
+    link, other = opened(own_server.url, timeout=0.1), opened(own_server.url)
+    await other.execute("CLIENT", "PAUSE", 10_000, "WRITE")
+    await outage(lambda: link.execute("SET", "key", "too late"), timed_out=True)
+    assert link.identity.abandoned
+    await end_connections(other, link.identity.abandoned)
+    await other.execute("CLIENT", "UNPAUSE")
+    assert await other.execute("EXISTS", "key") == 0
+
+
 class Impostor:
     """Answers every request with "+number" of the connection, and misbehaves on demand."""
 
@@ -341,6 +363,8 @@ class Impostor:
         number = self.connections
         async with stream:
             with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                await stream.receive()
+                await stream.send(b":%d\r\n$0\r\n\r\n" % number)  # to CLIENT ID and INFO
                 while True:
                     await stream.receive()
                     await self.answers.wait()

@@ -8,9 +8,9 @@ import anyio
 import pytest
 
 from meshcache.errors import RedisCommandError, Unavailable
-from meshcache.redis.link import Link
+from meshcache.redis.link import Link, Server
 from meshcache.redis.names import Names
-from meshcache.redis.probe import Server, agree_on_mesh_key, probe
+from meshcache.redis.probe import agree_on_mesh_key, probe
 from meshcache.testing.server import RedisServer
 
 pytestmark = pytest.mark.anyio

@@ -40,6 +40,7 @@ from meshcache.mesh.wire import (
     versions_that_fit,
 )
 from meshcache.stamp import Kind, Op, make_stamp
+from meshcache.standings import NEVER, Standing
 
 STAMP = make_stamp(1_700_000_000_000, 3, 2**64 - 1)
 NONCE, OTHER = bytes(range(16)), b"\xff" * 16
@@ -51,6 +52,7 @@ FRAMES: list[Frame] = [
     Challenge(NONCE, OTHER, Mode.MEMORY, BIG),
     Echo(OTHER, Mode.REDIS, BIG),
     Heartbeat(Mode.MEMORY, 7),
+    Heartbeat(Mode.REDIS, 7, standing=Standing(plain=False, clean=True, plain_until=make_stamp(1, 2, 3))),
     Heartbeat(Mode.REDIS, BIG, BIG, b"r" * 8, (("10.0.0.1", 1), ("fe80::1%eth0", 65_535))),
     Nack(((1, 1), (5, BIG))),
     Gap(0, BIG),
@@ -135,7 +137,7 @@ def test_as_many_of_the_smallest_as_fit_can_be_read() -> None:
 
 
 def test_what_a_newer_version_adds_is_let_be() -> None:
-    assert decode(msgpack.packb([FrameType.HEARTBEAT, 1, 7, 1, None, [], "new", [1, 2]]), 0.0) == Heartbeat(
+    assert decode(msgpack.packb([FrameType.HEARTBEAT, 1, 7, 1, None, [], 1, NEVER, "new", [1, 2]]), 0.0) == Heartbeat(
         Mode.MEMORY, 7
     )
     with pytest.raises(BadDatagram) as caught:

@@ -1,0 +1,107 @@
+"""What was changed in Redis of late: what a server that forgot its last seconds may have lost, and what a peer that cannot
+reach Redis has not been told.
+
+Decisions only: no I/O, no clock.  ``now`` is seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import NamedTuple
+
+from .glob import MATCH_ALL
+from .stamp import Kind, Op, Stamp
+from .store import add_sweep
+
+__all__ = ["Recent"]
+
+
+class _Change(NamedTuple):
+    at: float
+    stamp: Stamp
+
+
+class Recent:
+    """The keys that were changed last.
+
+    Args:
+        limit: how many keys are remembered; of more, the oldest are forgotten, and whoever asks for them is told of everything.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._own: OrderedDict[str, _Change] = OrderedDict()  # the oldest first
+        self._others: OrderedDict[str, float] = OrderedDict()
+        self._sweeps: dict[str, _Change] = {}
+        self._own_since = self._others_since = -inf  # of everything after this moment there is a record
+
+    def wrote(self, key: str, stamp: Stamp, now: float) -> None:
+        """This instance changed a key in Redis."""
+        own = self._own
+        own[key] = _Change(now, stamp)
+        own.move_to_end(key)
+        if len(own) > self._limit:
+            self._own_since = own.popitem(last=False)[1].at
+
+    def swept(self, pattern: str, stamp: Stamp, now: float) -> None:
+        """This instance deleted by pattern in Redis."""
+        stamps = {known: change.stamp for known, change in self._sweeps.items()}
+        add_sweep(stamps, pattern, stamp)
+        self._sweeps = {
+            known: old if (old := self._sweeps.get(known)) is not None and old.stamp == newest else _Change(now, newest)
+            for known, newest in stamps.items()
+        }
+
+    def changed(self, keys: Iterable[str], now: float) -> None:
+        """Somebody else changed these keys in Redis."""
+        others = self._others
+        for key in keys:
+            others[key] = now
+            others.move_to_end(key)
+        while len(others) > self._limit:
+            self._others_since = others.popitem(last=False)[1]
+
+    def flushed(self, now: float) -> None:
+        """Somebody else changed everything."""
+        self._others.clear()
+        self._others_since = now
+
+    def own_since(self, moment: float) -> list[Op]:
+        """What this instance changed since then, as something to forget: invalidations and sweeps with the stamps of the writes."""
+        if self._own and moment < self._own_since:
+            return [Op(Kind.SWEEP, MATCH_ALL, max(change.stamp for change in self._own.values()))]
+        ops = [Op(Kind.SWEEP, pattern, change.stamp) for pattern, change in self._sweeps.items() if change.at >= moment]
+        for key, change in reversed(self._own.items()):
+            if change.at < moment:
+                break
+            ops.append(Op(Kind.INVALIDATE, key, change.stamp))
+        return ops
+
+    def all_since(self, moment: float, stamp_at: Callable[[float], Stamp]) -> list[Op]:
+        """What anybody changed since then, as far as this instance knows, as something to forget.
+
+        Args:
+            moment: on the clock of ``now``.
+            stamp_at: a stamp for a moment of that clock: of the changes of others only their time is known.
+        """
+        if moment < self._others_since:
+            newest = max([stamp_at(self._others_since), *map(stamp_at, self._others.values())])
+            return [Op(Kind.SWEEP, MATCH_ALL, max([newest, *(op.stamp for op in self.own_since(moment))]))]
+        ops = self.own_since(moment)
+        known = {op.key for op in ops if op.kind is not Kind.SWEEP}
+        for key, at in reversed(self._others.items()):
+            if at < moment:
+                break
+            if key not in known:
+                ops.append(Op(Kind.INVALIDATE, key, stamp_at(at)))
+        return ops
+
+    def forget_before(self, moment: float) -> None:
+        """What is older is of no interest any more."""
+        while self._own and next(iter(self._own.values())).at < moment:
+            self._own.popitem(last=False)
+        while self._others and next(iter(self._others.values())) < moment:
+            self._others.popitem(last=False)
+        self._sweeps = {pattern: change for pattern, change in self._sweeps.items() if change.at >= moment}

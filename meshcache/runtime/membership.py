@@ -1,0 +1,218 @@
+"""How this instance stands towards the others: whether it may write plainly now, and what it tells them of that.
+
+What follows from what is in ``standings``; here are the lease in Redis, kept fresh, and the announcements to the mesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Final, Protocol
+
+import anyio
+
+from ..errors import RedisCommandError, Unavailable
+from ..events import Mode
+from ..journal import Journal
+from ..redis.link import Link
+from ..redis.names import Names
+from ..redis.registry import register
+from ..stamp import Kind, Op, Stamp, stamp_node
+from ..standings import NEVER, Record, Standing, Standings
+
+__all__ = ["LEASE", "Membership", "Surface"]
+
+LEASE: Final = 15.0
+"""In seconds.  So long after an instance was cut off from Redis and from its peers, the others know it by its lease."""
+
+_REFRESH: Final = 5.0
+_MARGIN: Final = 2.0
+"""In seconds: the lease ends here so much sooner than in Redis."""
+
+
+class Surface(Protocol):
+    """What membership needs of the runtime."""
+
+    mode: Mode
+
+    def announce(self, standing: Standing) -> None:
+        """Tell the peers, before anything else is sent to them."""
+        ...
+
+    def lost(self, outage: Unavailable) -> None:
+        """Redis did not answer."""
+        ...
+
+    def found_instances(self, records: list[Record]) -> None:
+        """These are registered in Redis."""
+        ...
+
+    def warn_once(self, about: str, message: str) -> None:
+        """One line in the log."""
+        ...
+
+
+class Membership:
+    """The standing of one instance.
+
+    Args:
+        node_id: this instance.
+        standings: what is known of the others.
+        journal: what Redis lacks.
+        link: the way to Redis; not that of callers.
+        names: the Redis keys.
+        now: the monotonic clock, in seconds.
+        wall_ms: the clock that stamps are made by.
+        addresses: where this instance's datagrams may be sent.
+        forget_after: how long an instance is reckoned with that was lost, in seconds.
+        surface: the runtime.
+
+    Attributes:
+        standing: what the others are told.
+        plain_until: the stamp of the last plain write.
+        doubted: how many sets were brought to Redis as deletes, since somebody might have written the key plainly after them.
+        may_run_scripts: False once Redis has refused: then nothing is stamped there, and nobody brings old sets to it.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        standings: Standings,
+        journal: Journal,
+        link: Link,
+        names: Names,
+        now: Callable[[], float],
+        wall_ms: Callable[[], int],
+        addresses: tuple[tuple[str, int], ...],
+        forget_after: float,
+        surface: Surface,
+    ) -> None:
+        self.standing = Standing(plain=False, clean=False)
+        self.plain_until = NEVER
+        self.doubted = 0
+        self.may_run_scripts = True
+        self._node_id = node_id
+        self._standings = standings
+        self._journal = journal
+        self._link = link
+        self._names = names
+        self._now = now
+        self._wall_ms = wall_ms
+        self._addresses = addresses
+        self._forget_after = forget_after
+        self._surface = surface
+        self._plain = False
+        self._may_be_plain = False
+        self._leaving = False
+        self._lease_until = -inf
+        self._woken = anyio.Event()
+
+    # -- this instance's writes
+
+    def writes_plainly(self) -> bool:
+        """Whether a write may go to Redis without a stamp now."""
+        return self._plain and self._now() < self._lease_until
+
+    def update(self) -> None:
+        """The mode changed, the journal, or what is known of the others: see what follows, and tell it."""
+        if self._plain and not self._wants_plain():
+            self._plain = self._may_be_plain = False
+        clean = self._surface.mode is Mode.REDIS and not self._journal.has_own
+        standing = Standing(self._plain, clean, NEVER if self._plain else self.plain_until)
+        if standing != self.standing:
+            if self.standing.clean and not clean:
+                self._standings.unclean(self._now())
+            self.standing = standing
+            self._surface.announce(standing)
+            self._woken.set()
+
+    def enter(self) -> None:
+        """Redis answers from now on.  Plain writes may begin at once if the last registration allows."""
+        self._plain = self._may_be_plain and self._wants_plain()
+        self.update()
+
+    def leave(self) -> None:
+        """This instance is about to go: nothing is plain any more."""
+        self._leaving = True
+        self.update()
+
+    # -- the registry
+
+    async def run(self) -> None:
+        """Keep the lease while Redis answers.  Until cancelled."""
+        while True:
+            with anyio.move_on_after(_REFRESH if self._surface.mode is Mode.REDIS else None):
+                await self._woken.wait()
+            self._woken = anyio.Event()
+            if self._surface.mode is Mode.REDIS:
+                try:
+                    await self.register()
+                except Unavailable as outage:
+                    self._surface.lost(outage)
+                    continue
+                self.enter()
+
+    async def register(self, *, entering: bool = False) -> None:
+        """Tell Redis how this instance stands, and learn it of the others.
+
+        Args:
+            entering: Redis is about to be what answers.
+
+        Raises:
+            Unavailable: Redis cannot serve.
+        """
+        begun = self._now()
+        wants_plain = self._plain or ((entering or self._surface.mode is Mode.REDIS) and self._nobody_hinders())
+        standing = Standing(wants_plain, self.standing.clean, self.plain_until)
+        record = Record(self._node_id, standing, self._wall_ms(), LEASE, self._leaving, self._addresses)
+        try:
+            records = await register(self._link, self._names, record, self._forget_after)
+        except RedisCommandError as error:
+            self.may_run_scripts = False
+            self._may_be_plain, self._lease_until = True, inf
+            self._surface.warn_once(
+                "scripts",
+                "Redis does not let this instance run its scripts: what an outage wrote is deleted in Redis afterwards, "
+                f"not replayed ({error})",
+            )
+            return
+        self.may_run_scripts = True
+        self._standings.registered(records, self._now())
+        self._lease_until = begun + LEASE - _MARGIN
+        self._may_be_plain = wants_plain and self._nobody_hinders()
+        self._surface.found_instances(records)
+        if wants_plain and not self._may_be_plain:
+            self._woken.set()
+        self.update()
+
+    # -- the replay
+
+    def may_set(self, ops: list[Op]) -> list[Op]:
+        """Of writes that are about to be brought to Redis: those that may not be there as they were, as invalidations."""
+        newest = self._standings.last_plain(self._now(), self._wall_ms())
+        safe = [op if op.kind is not Kind.SET or self._is_newer(op.stamp, newest) else _forgotten(op) for op in ops]
+        self.doubted += sum(kept is not op for kept, op in zip(safe, ops, strict=True))
+        return safe
+
+    def is_undecided(self) -> bool:
+        """Whether somebody may be writing plainly now."""
+        return self._standings.last_plain(self._now(), self._wall_ms()) is None
+
+    # -- inside
+
+    def _is_newer(self, stamp: Stamp, newest: Stamp | None) -> bool:
+        if newest is None or stamp <= newest:
+            return False
+        return stamp_node(stamp) == self._node_id or (not self._plain and stamp > self.plain_until)
+
+    def _wants_plain(self) -> bool:
+        return self._surface.mode is Mode.REDIS and self._nobody_hinders()
+
+    def _nobody_hinders(self) -> bool:
+        hindered = self.may_run_scripts and self._standings.must_stamp(self._now())
+        return not (hindered or self._leaving)
+
+
+def _forgotten(op: Op) -> Op:
+    return Op(Kind.INVALIDATE, op.key, op.stamp)
