@@ -23,12 +23,12 @@ import anyio.lowlevel
 from .arguments import check_key, check_keys, check_pattern, ttl_to_ms
 from .cached import CachedFunction, Decorator, check_unambiguous
 from .discovery.sources import make_sources
-from .errors import ClosedError, CodecError, ConfigError, Unavailable
+from .errors import ClosedError, CodecError, Unavailable
 from .events import Event, Mode, Peer
 from .glob import MATCH_ALL
 from .loading import Loading
 from .options import DEFAULT_URL, OptionArguments, Options
-from .redis.url import check_url, redact
+from .redis.place import read_place
 from .stamp import Stamp
 from .store import NOT_DECODED, Entry
 from .tier import NO_EXPIRY, NO_KEY, Tier, Writes
@@ -73,7 +73,8 @@ class MeshCache:
     miss.  Use it as ``async with MeshCache(...) as cache``, on asyncio or trio; one event loop a cache.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``; None for no Redis at all, only memory and mesh.
+        url: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://host1,host2/service`` or
+            ``redis+cluster://host1,host2``; None for no Redis at all, only memory and mesh.
         options: see :class:`~meshcache.options.Options`.
 
     Raises:
@@ -81,10 +82,8 @@ class MeshCache:
     """
 
     def __init__(self, url: str | None = DEFAULT_URL, **options: Unpack[OptionArguments]) -> None:
-        if url is not None and not isinstance(url, str):
-            raise ConfigError("url", f"it must be a str or None, not {type(url).__name__}")
-        self._url = None if url is None else check_url(url)
         self._options = Options.of(options)
+        self._place, self._shown_as = read_place(url, self._options.credential_provider)
         self._sources = make_sources(self._options.discovery, self._options.interfaces)
         self._codec = self._options.make_codec()
         default_ttl = self._options.default_ttl
@@ -114,8 +113,7 @@ class MeshCache:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "not open" if self._runtime is None else str(self._runtime.mode)
-        where = "no Redis" if self._url is None else redact(self._url)
-        return f"<MeshCache {self._options.namespace!r} at {where}: {state}>"
+        return f"<MeshCache {self._options.namespace!r} at {self._shown_as}: {state}>"
 
     # -- opening and closing
 
@@ -130,7 +128,7 @@ class MeshCache:
             raise ClosedError("this cache has been closed or is open already; make a new MeshCache")
         from .runtime.runtime import Runtime  # imports redis-py: not a cost of `import meshcache`
 
-        self._runtime = Runtime(self._url, self._options, self._sources, self._surroundings())
+        self._runtime = Runtime(self._place, self._shown_as, self._options, self._sources, self._surroundings())
         self._loading = Loading(self._runtime.loads, _Shelf(self))
         _OPEN.add(self)
         try:

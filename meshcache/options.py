@@ -35,6 +35,7 @@ class OptionArguments(TypedDict, total=False):
 
     namespace: str
     secret: str | bytes | None
+    credential_provider: Any
     codec: str | Codec
     default_ttl: float | timedelta | None
     op_timeout: float
@@ -73,6 +74,11 @@ class Options:
     """What the instances of one mesh have in common and nobody else has.  None: the first instance that reaches Redis
     makes a key and keeps it there.  Set it if instances must find each other while Redis is down from the start: 16
     random characters or more."""
+
+    credential_provider: Any = field(default=None, repr=False, metadata={"variable": False})
+    """Asked for user and password at each new connection to Redis, so that a password may be rotated while running: a
+    ``CredentialProvider`` of redis-py, or a function that returns a password or a tuple of user and password.  None: what
+    the URL says.  Not an environment variable."""
 
     codec: str | Codec = "msgpack"
     """``"msgpack"``, ``"json"``, ``"text"``, ``"bytes"`` or an object with ``name``, ``encode`` and ``decode``.  All
@@ -225,7 +231,7 @@ class Options:
             ConfigError: a variable is not of its option's type.
         """
         arguments: dict[str, Any] = {}
-        for name in ("url", *(item.name for item in fields(cls))):
+        for name in ("url", *(item.name for item in fields(cls) if item.metadata.get("variable", True))):
             variable = prefix + name.upper()
             text = environ.get(variable, "").strip()
             if text:

@@ -22,6 +22,7 @@ from ..events import Mode
 from ..mesh.node import ClockTold, ForeignKey, MeshEvent
 from ..mesh.settings import Address
 from ..options import Options
+from ..redis.place import read_place
 from ..runtime.meshwork import Meshwork
 from ..runtime.runtime import Runtime
 from ..runtime.surroundings import Surroundings
@@ -65,7 +66,7 @@ class _Listening(Runtime):
     """A runtime whose mesh events are kept."""
 
     def __init__(self, url: str | None, options: Options, ears: list[Ear]) -> None:
-        super().__init__(url, options, ears, Surroundings())
+        super().__init__(*read_place(url, options.credential_provider), options, ears, Surroundings())
         self.foreign: set[Address] = set()
         self.ahead: dict[str, float] = {}
 

@@ -17,9 +17,9 @@ from ..memory import MemoryTier
 from ..modes import ModeMachine
 from ..options import OnRecovery
 from ..redis.fence import apply, publish_sweeps, read_sweeps, sweep
-from ..redis.link import Link, Server, pipelines
+from ..redis.link import ClientId, Link, Server, pipelines
 from ..redis.names import Names
-from ..redis.probe import probe
+from ..redis.probe import end_connections, probe
 from ..stamp import Kind, Op, Stamp
 
 __all__ = ["Recovery", "Signals"]
@@ -76,7 +76,7 @@ class Recovery:
         fence_ttl: how long a fence is kept, in seconds.
         now: the monotonic clock, in seconds.
         random: uniform in [0, 1), for jitter.
-        abandoned: the client ids of connections that were given up; emptied here.
+        abandoned: the connections that were given up; emptied here.
         wrote: told of each write that is in Redis.
 
     Attributes:
@@ -98,7 +98,7 @@ class Recovery:
         fence_ttl: float,
         now: Callable[[], float],
         random: Callable[[], float],
-        abandoned: list[int],
+        abandoned: list[ClientId],
         wrote: Callable[[Op], None],
     ) -> None:
         self.tried = anyio.Event()
@@ -157,9 +157,8 @@ class Recovery:
     async def _lay_ghosts(self) -> None:
         """What was sent on connections that were given up must not arrive after what is about to be written: end them.  And a
         key that such a write may have reached by now, whoever has written it since, is deleted, which is always safe."""
-        ids, self._abandoned[:] = list(self._abandoned), []
-        if ids:
-            await self._link.execute_many([("CLIENT", "KILL", "ID", client_id) for client_id in ids])
+        abandoned, self._abandoned[:] = list(self._abandoned), []
+        await end_connections(self._link, abandoned)
         keys = list(self._journal.ghosts)
         for some in pipelines(("UNLINK", self._names.key(key)) for key in keys):
             await self._link.execute_many(some)

@@ -24,11 +24,14 @@ from ..near import Near
 from ..options import Options
 from ..recent import Recent
 from ..redis.batch import BatchLink
+from ..redis.connect import server_of
 from ..redis.link import Link, Server
 from ..redis.names import Names
+from ..redis.sentinel_link import SentinelLink
 from ..redis.tier import RedisTier
+from ..redis.tls import Tls
 from ..redis.tracking import TrackedLink
-from ..redis.url import parse_url, redact
+from ..redis.url import ClusterEndpoint, Place, SentinelEndpoint
 from ..stamp import HybridClock, Kind, Op, Stamp, make_stamp
 from ..standings import Record, Standing, Standings
 from ..store import Entry, Store
@@ -60,7 +63,8 @@ class Runtime:
     """Everything of one open cache but the way of a call.
 
     Args:
-        url: where Redis is, checked already; None for a cache that has none.
+        place: where Redis is, checked already; None for a cache that has none.
+        shown_as: how log lines show that place.
         options: checked already.
         sources: where addresses of peers come from.
         surroundings: the world.
@@ -82,7 +86,12 @@ class Runtime:
     """
 
     def __init__(
-        self, url: str | None, options: Options, sources: Sequence[Discovery], surroundings: Surroundings
+        self,
+        place: Place | None,
+        shown_as: str,
+        options: Options,
+        sources: Sequence[Discovery],
+        surroundings: Surroundings,
     ) -> None:
         self.node_id = surroundings.random.getrandbits(64)
         self.server: Server | None = None
@@ -93,7 +102,7 @@ class Runtime:
         self.mode = self._modes.mode
         self._feed = Feed()
         self._store = Store(options.max_entries, options.max_bytes, options.tombstone_ttl)
-        self._journal = Journal(options.max_dirty) if url is not None else None
+        self._journal = Journal(options.max_dirty) if place is not None else None
         clock = HybridClock(self.node_id, surroundings.wall_ms, int(options.max_skew * 1000))
         self.memory = MemoryTier(self._store, self._journal, clock, now, self._published)
         self.recall: Callable[[str, float], Entry | None] = self._store.recall
@@ -125,8 +134,9 @@ class Runtime:
         self._lost_at = now()
         self._last_outage: Unavailable | None = None
         self._closers: list[Callable[[], Awaitable[None]]] = []
-        if url is not None:
-            self._connect(url, options)
+        self._where = shown_as
+        if place is not None:
+            self._connect(place, options)
         self._background = Background(self._main)
 
     # -- the life of the instance
@@ -184,20 +194,20 @@ class Runtime:
             tasks.start_soon(self._mesh.run)
             tasks.start_soon(self._tick)
 
-    def _connect(self, url: str, options: Options) -> None:
+    def _connect(self, place: Place, options: Options) -> None:
         assert self._journal is not None
         open_link, now = self._surroundings.open_link, self._now
         names = Names(options.namespace)
-        link = BatchLink(open_link(url, timeout=options.op_timeout), parse_url(url).name, options.op_timeout)
+        self._direct_link = open_link(place, timeout=options.op_timeout)
+        link = BatchLink(self._direct_link, place.name, options.op_timeout)
         # Connections of its own: a replay never stands in the way of callers, and may take longer than one of them.
-        replay = open_link(url, timeout=max(options.op_timeout, _REPLAY_TIMEOUT), connections=2)
+        replay = open_link(place, timeout=max(options.op_timeout, _REPLAY_TIMEOUT), connections=2)
         self._closers += [link.aclose, replay.aclose]
         self._names, self._link, self._replay_link = names, link, replay
-        self._where = redact(url)
         self.front = self.redis = RedisTier(link, names)
         writes: Link = link
         if options.near_cache != "off":
-            writes = self._keep_near(url, options)
+            writes = self._keep_near(place, options)
         self.through = WriteThrough(
             memory=self.memory,
             near=self.near,
@@ -235,15 +245,16 @@ class Runtime:
             wrote=self._wrote,
         )
 
-    def _keep_near(self, url: str, options: Options) -> TrackedLink:
+    def _keep_near(self, place: Place, options: Options) -> TrackedLink:
         assert self.redis is not None
-        endpoint = parse_url(url)
-        writes = self._writes = TrackedLink(self._link, endpoint.name, options.op_timeout)
+        assert not isinstance(place, ClusterEndpoint)
+        writes = self._writes = TrackedLink(self._link, place.name, options.op_timeout)
         self.front = NearTier(self.near, self.redis, RedisTier(writes, self._names), writes)
         self._tracker = Tracker(
             near=self.near,
             link=writes,
-            endpoint=endpoint,
+            find_server=server_of(self._direct_link, place),
+            tls=Tls((place.master if isinstance(place, SentinelEndpoint) else place).tls),
             names=self._names,
             timeout=options.op_timeout,
             is_alive=self._is_redis_alive,
@@ -251,6 +262,8 @@ class Runtime:
             changed=self._others_changed,
             warn=lambda line: self.warn_once("near", line),
         )
+        if isinstance(self._link, SentinelLink):
+            self._link.when_moved = writes.abort
         return writes
 
     # -- what calls and recovery say of Redis
