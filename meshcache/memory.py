@@ -122,6 +122,7 @@ class MemoryTier:
         deadline = _deadline(ttl_ms, now)
         if entry.stamp:
             stamp = successor(entry.stamp, self.node_id)
+            self._clock.observe(stamp)  # what this instance writes next is newer
             self._write(Op(Kind.SET, key, stamp, entry.value, deadline), now)
         else:
             self.store.put_copy(key, entry.value, deadline, now=now, newest=True, ttl_known=True)
@@ -170,6 +171,7 @@ class MemoryTier:
 
     def tell(self, kind: Kind, key: str, stamp: Stamp, value: bytes, ttl_ms: int | None) -> None:
         """Tell the peers of what Redis has."""
+        self._clock.observe(stamp)
         self._publish(Op(kind, key, stamp, value, _deadline(ttl_ms, self._now())))
 
     def settled(self, op: Op) -> None:

@@ -154,6 +154,17 @@ def test_ttl_right_after_the_write_is_the_one_that_was_given(now: float, ttl_ms:
     assert run(instance.tier.ttl_ms("key")) == ttl_ms
 
 
+def test_what_follows_a_new_time_to_live_is_newer(instance: Instance, tier: MemoryTier) -> None:
+    """In the same millisecond, too: a stamp just above the value's own must not be met again by the next write."""
+    for _ in range(3):
+        assert run(tier.set("key", b"value", None))
+        assert run(tier.expire("key", 1000))
+        assert run(tier.delete(["key"])) == 1
+        assert run(tier.get("key")) is None
+    stamps = [op.stamp for op in instance.published]
+    assert stamps == sorted(set(stamps))
+
+
 def test_expire_gives_a_new_time_to_live_and_tells_the_value_with_it(instance: Instance, tier: MemoryTier) -> None:
     run(tier.set("key", b"value", 1_000))
     assert run(tier.expire("key", 9_000)) is True
