@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from math import inf
 from typing import Any, Final
 
@@ -98,8 +98,10 @@ class Store:
         self._sweeps: dict[str, Stamp] = {}
         self._newest_sweep = b""  # a newer write, so nearly every one, need not look at the patterns
         self._newest_evicted = b""
+        self._newest = b""
         self._sweeps_end = -inf
         self._calendar = _Calendar()
+        self._discarded: list[MutableMapping[Any, Any]] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -202,11 +204,20 @@ class Store:
         return Op(kind, key, entry.stamp, b"", forgotten_at)
 
     def expire(self, now: float, limit: int) -> bool:
-        """Turn what expired into tombstones and forget old tombstones, ``limit`` keys (1 or more) at most.
+        """Turn what expired into tombstones and forget old tombstones, ``limit`` keys (1 or more) at most; and let go of as much
+        of what was forgotten all at once.
 
         Returns:
             Whether there is more to do now.
         """
+        left = limit
+        while self._discarded and left:
+            some = self._discarded[-1]
+            for _ in range(min(left, len(some))):
+                some.popitem()
+                left -= 1
+            if not some:
+                self._discarded.pop()
         if self._sweeps and self._sweeps_end <= now:
             self._forget_sweeps()
         for key in self._calendar.take(now, limit):
@@ -216,15 +227,20 @@ class Store:
                 self._drop(key, entry)
             else:
                 self._bury(key, entry, entry.expires_at)
-        return self._calendar.is_due(now)
+        return bool(self._discarded) or self._calendar.is_due(now)
 
     def clear(self) -> None:
         """Forget everything, stamps and sweeps too."""
-        self._entries.clear()
+        self._discard()
         self._sweeps.clear()
         self._newest_sweep = self._newest_evicted = b""
+        self._discarded += self.buckets.clear()
+
+    def _discard(self) -> None:
+        """Have no entries any more.  To let go of a million of them takes long: that is done bit by bit."""
+        self._discarded += [self._entries, *self._calendar.days()]
+        self._entries = OrderedDict()
         self._calendar = _Calendar()
-        self.buckets.clear()
         self.bytes = self.copies = 0
 
     # -- copies of what Redis has
@@ -300,9 +316,7 @@ class Store:
         if pattern == MATCH_ALL and self.copies == len(self._entries):
             # The usual case, and one that must be quick: no outage, and a store full of copies.
             dropped = self.copies
-            self._entries.clear()
-            self._calendar = _Calendar()
-            self.bytes = self.copies = 0
+            self._discard()
             return dropped
         matches = matcher(pattern)
         keys = [key for key, entry in self._entries.items() if not entry.stamp and matches(key)] if self.copies else []
@@ -388,6 +402,7 @@ class Store:
             self._calendar.remove(op.key, old._due)
         self._entries[op.key] = entry
         self.bytes += entry.size
+        self._newest = max(self._newest, op.stamp)
         self.buckets.put(op.key, op.stamp)
         entry._due = self._calendar.add(op.key, leaves_at)
         while self._is_full():
@@ -438,6 +453,8 @@ class Store:
     def _sweep(self, op: Op, now: float) -> bool:
         if self._knows_sweep(op.key, op.stamp):
             return False
+        if op.key == MATCH_ALL and op.stamp > max(self._newest, self._newest_sweep):
+            self.clear()  # everything is older: no need to look at each
         before = list(self._sweeps)
         pattern = add_sweep(self._sweeps, op.key, op.stamp)
         for gone in before:
@@ -487,6 +504,10 @@ class _Calendar:
     def __init__(self) -> None:
         self._days: dict[int, dict[str, None]] = {}
         self._order: list[int] = []
+
+    def days(self) -> Iterable[dict[str, None]]:
+        """All that is filed, in its parts."""
+        return self._days.values()
 
     def add(self, key: str, moment: float) -> int | None:
         """File a key; the second it was filed under, None for never."""

@@ -21,7 +21,7 @@ from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainS
 from redis.exceptions import RedisError
 
 from ..errors import Unavailable
-from .link import may_try_again, no_answer, outage
+from .link import ClientId, Identity, may_try_again, no_answer, outage
 from .packed_link import BROKEN, GREETING, PackedLink, as_reply, refused_handshake
 from .tls import Tls
 from .url import Endpoint
@@ -36,10 +36,13 @@ class AsyncioLink(PackedLink):
         endpoint: where Redis is.
         timeout: the longest that a call waits, in seconds.
         connections: how many connections it opens at most.
+        identity: of the whole that this server is a part of; None for one of its own.
     """
 
-    def __init__(self, endpoint: Endpoint, *, timeout: float, connections: int) -> None:
-        super().__init__(endpoint, timeout)
+    def __init__(
+        self, endpoint: Endpoint, *, timeout: float, connections: int, identity: Identity | None = None
+    ) -> None:
+        super().__init__(endpoint, timeout, identity)
         self._factory = _Factory(endpoint)
         self._free = asyncio.Semaphore(connections)
         self._idle: list[_Connection] = []  # the one used last is at the end
@@ -146,7 +149,7 @@ class _Connection(AbstractConnection):
 
     __slots__ = ()
 
-    client_id: int | None = None
+    client_id: ClientId | None = None
 
     def abort(self) -> None:
         """Give it up; never waits."""

@@ -36,7 +36,7 @@ import anyio.abc
 
 from ..errors import Unavailable
 from .connect import in_asyncio_task
-from .link import Argument, Command, Link, no_answer
+from .link import Argument, Command, Link, Shard, no_answer
 
 __all__ = ["BatchLink"]
 
@@ -128,6 +128,10 @@ class BatchLink:
             self._alone -= 1
         self._answers += 1
         return replies
+
+    async def shards(self) -> Sequence[Shard]:
+        """The servers that hold the keys; see :class:`~meshcache.redis.link.Link`."""
+        return await self._link.shards()
 
     async def aclose(self) -> None:
         """Give up the connections; see :class:`~meshcache.redis.link.Link`."""

@@ -28,7 +28,7 @@ from anyio.streams.tls import TLSStream
 
 from ..errors import RedisCommandError, Unavailable
 from .connect import in_asyncio_task
-from .link import Argument, Command, Identity, Link, no_answer, outage, refusal
+from .link import Argument, ClientId, Command, Identity, Link, Shard, no_answer, outage, refusal
 from .names import Names
 from .packed_link import pack_all
 from .tls import Tls
@@ -82,7 +82,7 @@ class TrackedConnection(ABC):
 
     def __init__(self, server: str, timeout: float, names: Names, listener: Listener, identity: Identity) -> None:
         self.is_open = False
-        self.client_id: int | None = None
+        self.client_id: ClientId | None = None
         self._identity = identity
         self._given_up: Unavailable | None = None
         self._server = server
@@ -234,15 +234,23 @@ class TrackedLink:
             return await self._other.execute_many(commands)
         raise no_answer(self._timeout, self._server)
 
+    async def shards(self) -> Sequence[Shard]:
+        """Those of the other link."""
+        return await self._other.shards()
+
     def when_answered(self, then: Callable[[], None]) -> None:
         """Call this once what was sent so far has its reply; never, if the tracked connection is gone or breaks before."""
         if self.connection is not None:
             self.connection.when_answered(then)
 
-    async def aclose(self) -> None:
-        """Give up the tracked connection."""
+    def abort(self) -> None:
+        """Give up the tracked connection; never waits."""
         if self.connection is not None:
             self.connection.abort()
+
+    async def aclose(self) -> None:
+        """Give up the tracked connection."""
+        self.abort()
 
 
 async def open_tracked(
@@ -265,16 +273,18 @@ async def open_tracked(
     return connection
 
 
-async def start_tracking(connection: TrackedConnection, endpoint: Endpoint, names: Names, identity: Identity) -> None:
+async def start_tracking(
+    connection: TrackedConnection, endpoint: Endpoint, names: Names, identity: Identity, *, timeout: float
+) -> None:
     """The handshake: RESP3, who we are, and what to tell.  The connection must be running.
+
+    ``timeout`` seconds are the longest wait for a credential provider.
 
     Raises:
         Unavailable: the connection broke, Redis cannot serve now, or it is not the server that was expected.
         RedisCommandError: this server or this user cannot have it.
     """
-    commands: list[Command] = [("HELLO", "3")]
-    if endpoint.username or endpoint.password:
-        commands = [("HELLO", "3", "AUTH", endpoint.username or "default", endpoint.password or "")]
+    commands: list[Command] = [("HELLO", "3", *await _login(endpoint, timeout))]
     if endpoint.db:
         commands.append(("SELECT", endpoint.db))
     commands += [("CLIENT", "ID"), ("INFO", "server")]
@@ -306,6 +316,18 @@ class _FutureRequest(_Request):
     def end(self) -> None:
         if not self.waiter.done():
             self.waiter.set_result(None)
+
+
+async def _login(endpoint: Endpoint, timeout: float) -> tuple[str, ...]:
+    """What HELLO is to be told of who we are."""
+    if endpoint.credentials is None:
+        known = endpoint.username or endpoint.password
+        return ("AUTH", endpoint.username or "default", endpoint.password or "") if known else ()
+    ask = endpoint.credentials
+    with anyio.move_on_after(timeout):
+        words = await (ask.get_credentials_async() if in_asyncio_task() else ask.get_credentials_in_thread())
+        return ("AUTH", *(("default", *words) if len(words) == 1 else words))
+    raise Unavailable(f"the credential provider did not answer within {timeout:g} s")
 
 
 class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
