@@ -244,17 +244,19 @@ class MeshCache:
         """The keys found, with their values, in the order asked.  Raises as :meth:`get`."""
         asked = check_keys(keys)
         runtime = self._open()
-        recall, now = runtime.recall, runtime.now()
-        values = {key: self._value_of(entry) for key in asked if (entry := recall(key, now)) is not None}
-        if values:
+        values: dict[str, Any] = {}
+        if runtime.mode is not Mode.REDIS or runtime.near.serving:
+            recall, now = runtime.recall, runtime.now()
+            values = {key: self._value_of(entry) for key in asked if (entry := recall(key, now)) is not None}
             await self._take_turns()
         rest = [key for key in asked if key not in values] if values else asked
         if not rest:
             return values
-        found: dict[str, bytes] = {}
-        for part in await self._read_many(lambda tier, some: tier.get_many(some), rest):
-            found |= part
-        values |= {key: self._decode(data) for key, data in found.items()}
+        parts = [self._decode_all(part) for part in await self._read_many(lambda tier, some: tier.get_many(some), rest)]
+        if len(parts) == 1 and not values:
+            return parts[0]
+        for part in parts:
+            values |= part
         return {key: values[key] for key in asked if key in values}
 
     async def set_many(self, values: Mapping[str, Any], ttl: float | timedelta | None = None) -> None:
@@ -513,7 +515,7 @@ class MeshCache:
     async def _read_many(self, ask: Callable[[Tier, list[str]], Awaitable[T]], keys: list[str]) -> list[T]:
         """:meth:`_read` for many keys; the answers of those who were asked, each for its part."""
         memory = self._open().memory
-        apart, rest = _split(keys, memory.is_in_doubt)
+        apart, rest = _split(keys, memory.is_in_doubt) if memory.journal else ([], keys)
         answers = [await ask(memory, apart)] if apart else []
         return [*answers, await self._answer(lambda tier: ask(tier, rest))] if rest else answers
 
@@ -600,9 +602,19 @@ class MeshCache:
         except CodecError:
             raise
         except Exception as error:
-            raise CodecError(
-                f"codec {self._codec.name!r} cannot decode what is stored: {type(error).__name__}"
-            ) from error
+            raise self._cannot_decode(error) from error
+
+    def _decode_all(self, found: Mapping[str, bytes]) -> dict[str, Any]:
+        decode = self._codec.decode
+        try:
+            return {key: decode(data) for key, data in found.items()}
+        except CodecError:
+            raise
+        except Exception as error:
+            raise self._cannot_decode(error) from error
+
+    def _cannot_decode(self, error: Exception) -> CodecError:
+        return CodecError(f"codec {self._codec.name!r} cannot decode what is stored: {type(error).__name__}")
 
 
 def _split(keys: list[str], apart: Callable[[str], bool]) -> tuple[list[str], list[str]]:

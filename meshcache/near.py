@@ -104,6 +104,21 @@ class Near:
         elif not self._memory.keep(key, value, self._stale_ttl):
             self._change(key)  # another read found another value
 
+    def fill_all(self, keys: Iterable[str], found: Mapping[str, bytes], begun: int) -> None:
+        """:meth:`fill` of every key that was read.
+
+        Args:
+            keys: those asked.
+            found: the values.
+            begun: as there.
+        """
+        if self.is_open:
+            for key in self._memory.without_copy(found, self._stale_ttl):
+                self.fill(key, found[key], begun)
+            for key in keys:
+                if key not in found:
+                    self.fill(key, None, begun)
+
     # -- own writes
 
     def writing(self, keys: Iterable[str], *, drop: bool = True) -> int:

@@ -212,7 +212,10 @@ class TrackedLink:
 
     async def execute(self, *command: Argument) -> Any:
         """One command; see :class:`~meshcache.redis.link.Link`."""
-        reply = (await self.execute_many([command]))[0]
+        connection = self.connection
+        if connection is None or not connection.is_open:
+            return await self._other.execute(*command)
+        reply = (await self._call(connection, [command]))[0]
         if isinstance(reply, RedisCommandError):
             raise reply
         return reply
@@ -222,6 +225,9 @@ class TrackedLink:
         connection = self.connection
         if connection is None or not connection.is_open or not commands:
             return await self._other.execute_many(commands)
+        return await self._call(connection, commands)
+
+    async def _call(self, connection: TrackedConnection, commands: Sequence[Command]) -> list[Any]:
         start = time.monotonic()
         self.in_flight += 1
         try:
