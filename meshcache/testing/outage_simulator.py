@@ -51,6 +51,7 @@ _LINGER: Final = 3.5
 """Everything is read once more after so long, in seconds: longer than TCP keeps anything that was sent."""
 _SOCKET_DATAGRAMS: Final = 2000
 _DATAGRAMS_AT_ONCE: Final = 64
+_LONGEST_LINE: Final = 200
 _FORGET_WITHIN: Final = 12.0
 """In seconds: so long after a restart of Redis an instance has looked at it, if it lives."""
 
@@ -177,10 +178,12 @@ class _Instance:
             discovery=simulation.sources(),
             **schedule.options,
         )
+        inside = f"{schedule.seed} {self.name} inside"
+        simulation.nodes[f"{Random(inside).getrandbits(64):016x}"] = self.name  # noqa: S311 - as the runtime will draw it
         self.cache.world = Surroundings(
             now=lambda: loop.time() + ahead,
             wall_ms=lambda: _WALL_MS + ahead_ms + int(loop.time() * 1000),
-            random=Random(f"{schedule.seed} {self.name} inside"),  # noqa: S311 - repeatable on purpose
+            random=Random(inside),  # noqa: S311 - repeatable on purpose
             open_socket=self._open_socket,
         )
         self._is_halted = False
@@ -227,7 +230,6 @@ class _Instance:
     async def _open(self) -> None:
         await self.cache.__aenter__()
         self.opened_at = self._simulation.loop.time()
-        self._simulation.nodes[self.cache.node_id] = self.name
         if self._simulation.is_telling:
             self._watcher = asyncio.create_task(self._watch())
         pause = _CLIENTS * len(self._simulation.schedule.begins) / self._simulation.schedule.rate
@@ -548,12 +550,14 @@ class OutageSimulation:
                 self._end(fault)
         self.ether.weather = Weather()
         await asyncio.sleep(self.schedule.tail)
-        doing = [task for instance, task in self._tasks if not instance.is_killed]
-        doing += [self.loop.create_task(one.halt()) for one in self._instances if one.lives]
-        _, hang = await asyncio.wait(doing, timeout=_HALTED_WITHIN)
-        if hang:
-            raise _NotHealed(f"a call, or opening or closing a cache, hangs for more than {_HALTED_WITHIN:g} s")
+        await self._wait([task for instance, task in self._tasks if not instance.is_killed], "opening or closing a cache")
+        await self._wait([self.loop.create_task(one.halt()) for one in self._instances if one.lives], "a call")
         self.tell("no more calls")
+
+    async def _wait(self, tasks: list[asyncio.Task[None]], what: str) -> None:
+        _, hang = await asyncio.wait(tasks, timeout=_HALTED_WITHIN)
+        if hang:
+            raise _NotHealed(f"{what} hangs for more than {_HALTED_WITHIN:g} s")
 
     async def _settle(self) -> float:
         began = self.loop.time()
@@ -659,8 +663,7 @@ class OutageSimulation:
         for word in command[1:]:
             if word.startswith(b"sim:"):
                 text = " ".join(_readable(part) for part in command if len(part) < 60)
-                who = getattr(client, "who", "?")
-                self.tell(f"Redis runs for {who}: {text} -> {reply!r}", word[4:].decode())
+                self.tell(f"Redis runs for {client.who}: {text} -> {reply!r}"[:_LONGEST_LINE], word[4:].decode())
 
 
 class _NotHealed(Exception):

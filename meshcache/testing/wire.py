@@ -297,6 +297,7 @@ class _Connection(asyncio.Transport):
     def __init__(self, wire: Wire, protocol: asyncio.BaseProtocol) -> None:
         super().__init__()
         self.protocol: asyncio.Protocol = protocol  # type: ignore[assignment]
+        self.who = wire.process.name
         self._wire = wire
         self._is_closing = False
         self._unread: deque[bytes] | None = None  # while nobody wants to read
@@ -403,6 +404,11 @@ class _Served:
         self._to_run: deque[list[bytes]] = deque()
         self._is_busy = False
         self._is_closed = False
+
+    @property
+    def who(self) -> str:
+        """The process at the other end."""
+        return self._connection.who
 
     def come(self, data: _Sent) -> None:
         """Something arrives from the client."""
