@@ -281,7 +281,7 @@ class _Caller:
         elif roll < 0.83:
             pattern = some_pattern(random, key)
             await self._record("delete_match", [(pattern, None)], "", lambda: cache.delete_match(pattern))
-        elif roll < 0.87:
+        elif roll < 0.87 and self._simulation.schedule.with_expire:
             ttl = random.choice([0.3, 100.0])
             await self._record("expire", [(key, None)], f" ttl={ttl:g}", lambda: cache.expire(key, ttl))
         else:

@@ -71,6 +71,7 @@ class Schedule:
         rate: calls a second, all instances together.
         tail: how long calls go on after all is healed, in seconds.
         page: how many keys Redis looks at in one SCAN.
+        with_expire: whether there are calls of ``expire``.
         options: of all caches.
         sources: where addresses come from: ``"static"``, ``"redis"`` or ``"both"``.
         faults: in the order of time.
@@ -84,6 +85,7 @@ class Schedule:
     rate: float
     tail: float
     page: int
+    with_expire: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     sources: str = "both"
     faults: tuple[Fault, ...] = ()
@@ -99,7 +101,7 @@ class Schedule:
             for place, (begin, skew) in enumerate(zip(self.begins, self.skews, strict=True))
         )
         head = (
-            f"seed {self.seed}: {self.seconds:.2f} s, {begins}; {self.rate:g} calls/s, {self.options}, "
+            f"seed {self.seed}: {self.seconds:.2f} s, {begins}; {self.rate:g} calls/s{' with expire' if self.with_expire else ''}, {self.options}, "
             f"found by {self.sources}, {self.weather}, calls go on for {self.tail:.3f} s after healing"
         )
         return "\n  ".join([head, *map(str, self.faults)])
@@ -129,6 +131,7 @@ def make_schedule(seed: int) -> Schedule:
         rate=random.choice([4.0, 12.0] if is_long else [15.0, 40.0, 100.0]),
         tail=random.choice([0.0, 0.0, _between(random, 0.02, 2.0)]),
         page=random.choice([1_000_000, 1_000_000, 3, 10]),
+        with_expire=random.random() < 0.3,
         options=_options(random),
         sources=random.choice(["both", "static", "redis"]),
         faults=tuple(sorted(_faults(random, seconds, len(begins)), key=lambda fault: fault.at)),
