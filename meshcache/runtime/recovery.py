@@ -201,6 +201,7 @@ class Recovery:
         for pattern, stamp in sweeps.items():
             await sweep(self._link, self._names, pattern, stamp, self._fence_ttl_ms)
             self._journal.sweep_done(pattern, stamp)
+            self._wrote(Op(Kind.SWEEP, pattern, stamp))
         return sweeps
 
     async def _repeat_sweeps(self, known: dict[str, Stamp]) -> None:
