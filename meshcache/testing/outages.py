@@ -26,9 +26,11 @@ class Fault:
     """One thing that goes wrong, or somebody who comes or goes.
 
     Attributes:
-        kind: see :data:`KINDS`.
+        kind: of Redis ``kill``, ``empty``, ``snapshot`` (killed, and started with all its data, none, or older data) and
+            ``stop``; of a wire one of :data:`~meshcache.testing.wire.CUTS`; of a process ``pause``, ``crash`` and ``leave``;
+            of the network ``drop`` and ``partition``.
         at: when, in seconds from the start.
-        until: when it is made good; ``inf`` for at the end of the run.
+        until: when it is made good; at the end of the run at the latest.
         place: of the instance that it concerns; None: Redis or the network.
         saved_at: of a ``snapshot``: what Redis comes back with.
         loads_for: how long Redis says that it loads, in seconds.
@@ -47,12 +49,25 @@ class Fault:
     places: tuple[int, ...] = ()
     one_way: bool = False
 
+    def concerns(self, source: int, destination: int) -> bool:
+        """Whether datagrams on this way may be dropped by it."""
+        if self.place is None:
+            there, back = source in self.places, destination in self.places
+            return there != back and (there or not self.one_way)
+        if source == self.place:
+            return destination in self.places
+        return destination == self.place and source in self.places and not self.one_way
+
     def __str__(self) -> str:
         who = "" if self.place is None else f" {name_of(self.place)}"
         told = f"{self.at:.3f} to {self.until:.3f}: {self.kind}{who}"
         if self.kind == "snapshot":
             told += f" (back as it was at {self.saved_at:.3f})"
-        if self.places:
+        if self.kind == "partition":
+            told += (
+                f" (between {', '.join(map(name_of, self.places))} and the others{', one way' if self.one_way else ''})"
+            )
+        elif self.places:
             way = "to" if self.one_way else "to and from"
             told += f" (loses {self.loss:.0%} of the datagrams {way} {', '.join(map(name_of, self.places))})"
         return told

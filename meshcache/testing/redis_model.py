@@ -101,18 +101,20 @@ class RedisModel:
 
     def execute(self, command: Sequence[bytes], client: Client) -> Any:
         """The reply to one command: bytes, int, None, :class:`Simple`, a list or dict of these, or a :class:`ReplyError`."""
-        name = command[0].upper()
         try:
-            if self.loads_until and name not in _WHILE_LOADING:
-                if self._now_ms() < self.loads_until:
-                    raise ReplyError("LOADING Redis is loading the dataset in memory")
-                self.loads_until = 0
-            run = _COMMANDS.get(name)
-            if run is None:
-                raise ReplyError(f"ERR unknown command '{name.decode(errors='replace')}'")
-            return run(self, client, *command[1:])
+            return self._command(command[0].upper())(self, client, *command[1:])
         except ReplyError as error:
             return error
+
+    def _command(self, name: bytes) -> Callable[..., Any]:
+        if self.loads_until and name not in _WHILE_LOADING:
+            if self._now_ms() < self.loads_until:
+                raise ReplyError("LOADING Redis is loading the dataset in memory")
+            self.loads_until = 0
+        command = _COMMANDS.get(name)
+        if command is None:
+            raise ReplyError(f"ERR unknown command '{name.decode(errors='replace')}'")
+        return command
 
     def read(self, key: bytes) -> Value | None:
         """What a key holds now, without leaving a trace."""
@@ -428,4 +430,3 @@ def _integer(text: bytes) -> int:
     if not _INTEGER.fullmatch(text):
         raise ReplyError("ERR value is not an integer or out of range")
     return int(text)
-

@@ -15,7 +15,7 @@ import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
-from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 __all__ = ["Process", "VirtualLoop"]
 
@@ -48,7 +48,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._moment
 
     def call_soon(
-        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """As every loop; nothing is called in a process that stands still."""
         process = _process.get() if context is None else context.get(_process)
@@ -59,7 +59,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return call.handle
 
     def call_at(
-        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Likewise."""
         process = _process.get() if context is None else context.get(_process)
@@ -69,11 +69,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         call.handle = handle = super().call_at(when, call, context=call.context)
         return handle
 
-    def at(self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts]) -> asyncio.TimerHandle:
+    def at(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> asyncio.TimerHandle:
         """Call this outside of all processes."""
         return super().call_at(when, callback, *args, context=self._outside)
 
-    def soon(self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts]) -> None:
+    def soon(self, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         """Likewise, in the next turn."""
         super().call_soon(callback, *args, context=self._outside)
 
@@ -123,7 +123,7 @@ class Process:
         """Run a coroutine in it."""
         return self._loop.create_task(main, context=self._context.copy())
 
-    def hear(self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts]) -> None:
+    def hear(self, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         """Call this in the process: something has arrived for it.  To be called from outside; at once, if it is not stopped."""
         if self.is_running:
             self._context.run(callback, *args)

@@ -44,7 +44,7 @@ _INTERLEAVED: Final = 0.002
 
 _EMPTY: Final = object()
 
-Listener = Callable[["_Served", list[bytes], Any], None]
+Listener = Callable[[str, list[bytes], Any], None]
 
 
 class _End:
@@ -67,7 +67,7 @@ class ServerProcess:
 
     Attributes:
         model: the process that runs now, also while it is stopped; None: there is none.
-        ran: told of each command that was run, with its reply.
+        ran: told of each command that was run: for which process, and its reply.
     """
 
     def __init__(self, loop: VirtualLoop, random: Random, *, page: int = 1_000_000) -> None:
@@ -386,7 +386,9 @@ class _Connection(asyncio.Transport):
         elif data is _RESET or not self.protocol.eof_received():
             self._is_closing = True
             self._wire.forget(self)
-            self.protocol.connection_lost(ConnectionResetError(104, "Connection reset by peer") if data is _RESET else None)
+            self.protocol.connection_lost(
+                ConnectionResetError(104, "Connection reset by peer") if data is _RESET else None
+            )
 
 
 class _Served:
@@ -405,11 +407,6 @@ class _Served:
         self._is_busy = False
         self._is_closed = False
 
-    @property
-    def who(self) -> str:
-        """The process at the other end."""
-        return self._connection.who
-
     def come(self, data: _Sent) -> None:
         """Something arrives from the client."""
         if self._is_closed:
@@ -427,8 +424,9 @@ class _Served:
         if not self.client_id:
             self.client_id = self._model.next_client_id()
             self._model.clients[self.client_id] = self
-        while self._unread and not isinstance(self._unread[0], _End):
-            self._reader.feed(self._unread.popleft())
+        while self._unread and isinstance(data := self._unread[0], bytes):
+            self._reader.feed(data)
+            self._unread.popleft()
         while (command := self._reader.gets()) is not _EMPTY:
             self._to_run.append(command)
         self._run()
@@ -468,7 +466,7 @@ class _Served:
             command = to_run.popleft()
             reply = self._model.execute(command, self)
             if server.ran is not None:
-                server.ran(self, command, reply)
+                server.ran(self._connection.who, command, reply)
             replies.append(_encoded(reply, self.resp))
         if self._model.changed:
             server.broadcast()
@@ -482,20 +480,26 @@ class _Served:
 
 
 def _encoded(reply: Any, resp: int) -> bytes:
-    match reply:
-        case None:
-            return b"_\r\n" if resp == 3 else b"$-1\r\n"
-        case Simple():
-            return b"+" + reply + b"\r\n"
-        case bytes():
-            return b"$%d\r\n%b\r\n" % (len(reply), reply)
-        case int():
-            return b":%d\r\n" % reply
-        case ReplyError():
-            return b"-" + str(reply).encode() + b"\r\n"
-        case list():
-            return b"*%d\r\n" % len(reply) + b"".join([_encoded(item, resp) for item in reply])
-        case dict():
-            head = b"%%%d\r\n" % len(reply) if resp == 3 else b"*%d\r\n" % (2 * len(reply))
-            return head + b"".join([_encoded(key, resp) + _encoded(value, resp) for key, value in reply.items()])
-    raise TypeError(type(reply).__name__)
+    """A reply in RESP 2 or 3."""
+    if reply is None:
+        return b"_\r\n" if resp == 3 else b"$-1\r\n"
+    return _ENCODERS[type(reply)](reply, resp)
+
+
+def _encoded_list(reply: list[Any], resp: int) -> bytes:
+    return b"*%d\r\n" % len(reply) + b"".join([_encoded(item, resp) for item in reply])
+
+
+def _encoded_dict(reply: dict[bytes, Any], resp: int) -> bytes:
+    head = b"%%%d\r\n" % len(reply) if resp == 3 else b"*%d\r\n" % (2 * len(reply))
+    return head + b"".join([_encoded(key, resp) + _encoded(value, resp) for key, value in reply.items()])
+
+
+_ENCODERS: Final[dict[type, Callable[[Any, int], bytes]]] = {
+    bytes: lambda reply, _: b"$%d\r\n%b\r\n" % (len(reply), reply),
+    int: lambda reply, _: b":%d\r\n" % reply,
+    Simple: lambda reply, _: b"+" + reply + b"\r\n",
+    ReplyError: lambda reply, _: b"-" + str(reply).encode() + b"\r\n",
+    list: _encoded_list,
+    dict: _encoded_dict,
+}
