@@ -157,7 +157,7 @@ class Recovery:
         ids, self._abandoned[:] = list(self._abandoned), []
         if ids:
             await self._link.execute_many([("CLIENT", "KILL", "ID", client_id) for client_id in ids])
-        keys = list(self._journal.ghosts)
+        keys = sorted(self._journal.ghosts)  # in an order that a simulation can repeat
         for some in pipelines(("UNLINK", self._names.key(key)) for key in keys):
             await self._link.execute_many(some)
         self._journal.ghosts.difference_update(keys)
