@@ -159,7 +159,7 @@ class Recovery:
         key that such a write may have reached by now, whoever has written it since, is deleted, which is always safe."""
         abandoned, self._abandoned[:] = list(self._abandoned), []
         await end_connections(self._link, abandoned)
-        keys = list(self._journal.ghosts)
+        keys = sorted(self._journal.ghosts)  # in an order that a simulation can repeat
         for some in pipelines(("UNLINK", self._names.key(key)) for key in keys):
             await self._link.execute_many(some)
         self._journal.ghosts.difference_update(keys)
@@ -203,6 +203,7 @@ class Recovery:
         for pattern, stamp in sweeps.items():
             await sweep(self._link, self._names, pattern, stamp, self._fence_ttl_ms)
             self._journal.sweep_done(pattern, stamp)
+            self._wrote(Op(Kind.SWEEP, pattern, stamp))
         return sweeps
 
     async def _repeat_sweeps(self, known: dict[str, Stamp]) -> None:
