@@ -312,12 +312,16 @@ class Runtime:
     async def probed(self, server: Server) -> None:
         """Redis takes writes again."""
         known, self.server = self.server, server
-        self._link.identity.expected = server.run_id
+        self._expect(server.run_id)
         if known is not None and known.run_id and known.run_id != server.run_id:
             since = self._lost_at - self._options.amnesia_window
             self.memory.forget_in_redis(self._recent.all_since(since, self._stamp_at))
         self._changed(self._modes.probed(f"Redis {server.version} answers", self._now()))
         await self._mesh.agree(self._replay_link, self._names)
+
+    def _expect(self, run_id: str | None) -> None:
+        """New connections must lead to this server; None: to any."""
+        self._link.identity.expected = self._replay_link.identity.expected = run_id
 
     def drained(self) -> None:
         """Redis knows every write of this instance, but those made just now."""
@@ -338,6 +342,8 @@ class Runtime:
         if change.old is Mode.REDIS:
             self._lost_at = self._now()
             self.memory.remember(self._recent.fenced_since(self._lost_at - self._options.forget_after))
+        if change.new is Mode.MEMORY:
+            self._expect(None)  # whichever answers the next probe
         self.near.follow(redis_answers=change.new is Mode.REDIS)
         if self._tracker is not None:
             self._tracker.wake()
@@ -494,6 +500,8 @@ class Runtime:
             self._membership.update()
         if lost_redis:
             self._catch_up(now - _TOLD_TOO_LATE)
+            if self._membership is not None:
+                self._membership.look()  # so may this one have, without knowing
 
     def _count_in_or_out(self, event: PeerJoined | PeerLeft | PeerModeChanged) -> None:
         now, peer = self._now(), event.peer
