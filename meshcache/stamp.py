@@ -90,6 +90,11 @@ class HybridClock:
         self._ms = 0
         self._counter = 0
 
+    @property
+    def node_id(self) -> int:
+        """The instance whose stamps it makes."""
+        return int.from_bytes(self._node, "big")
+
     def tick(self) -> Stamp:
         """A new stamp, greater than every stamp made or observed so far."""
         wall = self._wall_ms()

@@ -155,7 +155,7 @@ def _fenced(names: Names, op: Op, now: float, fence_ttl_ms: int, condition: Cond
         arguments.append(op.value)
         if ttl_ms is not None:
             arguments.append(ttl_ms)
-    return _FENCE.command([names.key(op.key), names.fence(op.key)], arguments)
+    return _FENCE.command([names.key(op.key), names.fence(op.key), names.shares(op.key)], arguments)
 
 
 def _outcome(reply: Any) -> Outcome:

@@ -17,6 +17,7 @@ __all__ = ["Names"]
 
 _SLOTS: Final = 16_384
 _FENCE: Final = b":meshcache:fence"
+_SHARES: Final = b":meshcache:shares"
 
 
 class Names:
@@ -59,19 +60,27 @@ class Names:
         return self._pattern_prefix + pattern.encode()
 
     def fence(self, key: str) -> bytes:
-        """The key beside ``key(key)`` that holds its fence, in the same slot of a Redis Cluster.
+        """The key beside ``key(key)`` that holds its fence, in the same slot of a Redis Cluster."""
+        return self._beside(key, _FENCE)
+
+    def shares(self, key: str) -> bytes:
+        """Likewise the hash of what was added of each share of a counter."""
+        return self._beside(key, _SHARES)
+
+    def _beside(self, key: str, what: bytes) -> bytes:
+        """A key in the same slot of a Redis Cluster.
 
         Redis hashes what stands between the first ``{`` and the first ``}`` after it, and the whole key if there is no
         such text (Redis Cluster Specification, "Hash tags").
         """
         redis_key = self.key(key)
         if b"}" not in redis_key:
-            return b"{" + redis_key + b"}" + _FENCE
+            return b"{" + redis_key + b"}" + what
         _, _, after = redis_key.partition(b"{")
         tag, closed, _ = after.partition(b"}")
         if not (tag and closed):  # hashed as a whole, but a "}" cannot stand in a tag
             tag = _SLOT_TAGS[_slot(redis_key)]
-        return b"{" + tag + b"}" + _FENCE + b":" + redis_key
+        return b"{" + tag + b"}" + what + b":" + redis_key
 
 
 class _SlotTags(dict[int, bytes]):

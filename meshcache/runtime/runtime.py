@@ -27,6 +27,7 @@ from ..redis.names import Names
 from ..redis.tier import RedisTier
 from ..redis.tracking import TrackedLink
 from ..redis.url import parse_url, redact
+from ..shares import counter_of, is_share
 from ..stamp import HybridClock, Kind, Op, Stamp, make_stamp
 from ..standings import Record, Standing, Standings
 from ..store import Store
@@ -88,7 +89,7 @@ class Runtime:
         self._store = Store(options.max_entries, options.max_bytes, options.tombstone_ttl)
         self._journal = Journal(options.max_dirty) if url is not None else None
         clock = HybridClock(self.node_id, surroundings.wall_ms, int(options.max_skew * 1000))
-        self.memory = MemoryTier(self._store, self._journal, clock, now, self._published)
+        self.memory = MemoryTier(self._store, self._journal, clock, now, self._published, options.fence_ttl)
         self._recent = Recent(options.max_dirty)
         self._standings = Standings(gone_after=_GONE_AFTER, forget_after=options.forget_after, lease=LEASE)
         self.epoch = 0
@@ -193,8 +194,11 @@ class Runtime:
             names=names,
             now=now,
             fence_ttl=options.fence_ttl,
+            epoch=lambda: self.epoch,
             lost=self.lost,
+            answered=self.answered,
             wrote=self._wrote,
+            counts_plainly=self._counts_plainly,
         )
         self._membership = Membership(
             node_id=self.node_id,
@@ -348,6 +352,11 @@ class Runtime:
         self._recent.swept(pattern, self._membership.plain_until, self._now())
         return True
 
+    def _counts_plainly(self, key: str) -> bool:
+        """Likewise an increment.  Whoever is cut off is not told of it afterwards: it would lose what it counts itself."""
+        self._recent.changed((key,), self._now())
+        return self.writes_plainly(())
+
     def in_doubt(self, keys: Iterable[str]) -> None:
         """Plain writes of these keys were given up."""
         self.memory.haunted(keys)
@@ -356,6 +365,8 @@ class Runtime:
         """Redis has this stamped write."""
         if op.kind is Kind.SWEEP:
             self._recent.swept(op.key, op.stamp, self._now())
+        elif is_share(op.key):
+            self._recent.changed((counter_of(op.key),), self._now())
         else:
             self._recent.wrote(op.key, op.stamp, self._now())
 
@@ -450,6 +461,7 @@ class Runtime:
             self._became_dirty()
         elif event.ops:
             self.memory.observe(max(op.stamp for op in event.ops))
+            self.memory.counted_in_redis(event.ops)
         if self.memory.refused_stamps:
             self.warn_once(
                 "skew",

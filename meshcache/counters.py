@@ -1,0 +1,221 @@
+"""Counters in memory: what one reads as, and which share an increment goes to.
+
+Decisions only: no I/O, no clock, no logging.  A counter is what the store has under its key, or 0, and the sum of its shares (see
+``shares``).  Nothing here is needed for the sums to be right in Redis: that is decided there, share by share, by what Redis
+itself remembers.  What is kept here about Redis is for reading only: what a copy of Redis' value contains already.
+
+Where an increment of this instance goes:
+
+- *In an outage*: to a share of its own that lives, or a new series.
+- *To Redis, plainly*, while nobody needs to be told: a new series of this one increment.  If it ends in doubt, it is a share
+  like others, and the next increment carries it along.
+- *To Redis, and told*, while somebody is cut off: to the share that was told before, so that the one who is cut off sees all of it.
+
+While an increment is under way to Redis no other one uses its share: so each has the number that Redis gave to it alone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from enum import Enum
+from itertools import count
+from math import ceil, inf
+from typing import Final
+
+from .errors import RedisCommandError
+from .shares import (
+    MAX_VALUE,
+    MIN_VALUE,
+    Share,
+    as_integer,
+    counter_of,
+    pack_share,
+    share_key,
+    share_of,
+    slot_of,
+    unpack_share,
+)
+from .stamp import HybridClock, Kind, Op, Stamp
+from .store import Entry, Store
+
+__all__ = ["Counters", "Way"]
+
+_REMEMBERED: Final = 10_000
+"""Of so many counters it is remembered what Redis has of their shares."""
+
+_DOUBT_LIFE: Final = 600.0
+"""In seconds: so long an increment that Redis did not answer may still be brought there.  Short, since Redis remembers every plain
+increment for so long."""
+
+_NOT_A_NUMBER: Final = "ERR value is not an integer or out of range"
+_OVERFLOW: Final = "ERR increment or decrement would overflow"
+"""As Redis says it."""
+
+
+class Way(Enum):
+    """Where an increment goes."""
+
+    MEMORY = "memory"
+    PLAIN = "plain"
+    TOLD = "told"
+
+
+class Counters:
+    """The counters of one memory tier.
+
+    Args:
+        store: has them.
+        clock: makes the stamps.
+        life: how long a series may be brought to Redis, in seconds: as long as fences are kept.
+    """
+
+    def __init__(self, store: Store, clock: HybridClock, life: float) -> None:
+        self._store = store
+        self._clock = clock
+        self._life = life
+        self._busy: dict[str, set[int]] = {}  # slots of shares that are under way to Redis
+        self._told: OrderedDict[str, dict[int, Op]] = OrderedDict()  # own shares that Redis has, and peers were told
+        self._in_redis: OrderedDict[str, tuple[Stamp, Share]] = OrderedDict()  # shares, whosever, as Redis has them
+
+    # -- reading
+
+    def value(self, key: str, now: float) -> bytes | None:
+        """What a counter reads as: what is stored, if it has no shares or is no number."""
+        entry = self._store.peek(key, now)
+        base = None if entry is None else entry.value
+        shares = self._store.shares_of(key, now)
+        start = 0 if base is None else as_integer(base)
+        if not shares or start is None:
+            return base
+        # A copy of what Redis has contains what was brought there of them.
+        is_copy = entry is not None and base is not None and not entry.stamp
+        return b"%d" % (start + sum(self._counts(name, share, is_copy=is_copy) for name, share in shares))
+
+    def total(self, key: str, amount: int, now: float) -> int:
+        """What a counter would be after an increment.
+
+        Raises:
+            RedisCommandError: it is no integer, or would not fit into 64 bit.
+        """
+        value = self.value(key, now)
+        number = 0 if value is None else as_integer(value)
+        if number is None:
+            raise RedisCommandError(_NOT_A_NUMBER)
+        if not MIN_VALUE <= number + amount <= MAX_VALUE:
+            raise RedisCommandError(_OVERFLOW)
+        return number + amount
+
+    def deadline(self, key: str, now: float) -> float | None:
+        """When a counter expires, ``inf`` for never; None if it does not exist, or nobody knows."""
+        entry = self._store.peek(key, now)
+        if entry is not None and entry.value is not None:
+            return entry.expires_at if entry.stamp or entry.ttl_known else None
+        shares = self._store.shares_of(key, now)
+        return max((_share(entry).deadline(entry.expires_at) for _, entry in shares), default=None)
+
+    # -- counting
+
+    def draft(self, key: str, amount: int, now: float, *, deadline: float, way: Way) -> Op:
+        """The share with one more increment, not made yet.
+
+        Args:
+            key: the counter.
+            amount: the increment.
+            now: this moment.
+            deadline: when the counter expires, if it is made by this; ``inf`` for never.
+            way: where it goes.
+        """
+        if way is Way.PLAIN:
+            self._told.clear()  # nobody is cut off
+        busy = self._busy.get(key, ())
+        told = self._told.get(key, {})
+        life = _DOUBT_LIFE if way is Way.PLAIN else self._life
+        for slot in count():
+            if slot in busy or (way is Way.MEMORY and slot in told):
+                continue  # of a share that Redis has, the copy contains what was counted
+            known = self._own(share_key(self._clock.node_id, slot, key), now) or told.get(slot)
+            if known is None or known.expires_at <= now:
+                return self._first(key, slot, amount, deadline, now + life)
+            share = share_of(known).plus(amount)
+            is_young = known.expires_at - now >= life / 2 or share_of(known).beyond_ms == 0
+            if share is not None and is_young:
+                return known._replace(stamp=self._clock.tick(), value=pack_share(share))
+        raise AssertionError("there are always more slots")
+
+    def begin(self, op: Op) -> None:
+        """This share is about to be sent to Redis."""
+        self._busy.setdefault(counter_of(op.key), set()).add(slot_of(op.key))
+
+    def end(self, op: Op) -> None:
+        """It is not under way any more."""
+        key = counter_of(op.key)
+        busy = self._busy[key]
+        busy.discard(slot_of(op.key))
+        if not busy:
+            del self._busy[key]
+
+    # -- what Redis has
+
+    def told(self, op: Op, deadline: float) -> Op:
+        """Redis has this own share, and the counter expires then: the share as peers are to be told of it."""
+        key = counter_of(op.key)
+        ends_at = min(op.expires_at, deadline)
+        told = op._replace(
+            expires_at=ends_at, value=pack_share(share_of(op)._replace(beyond_ms=_ms(deadline - ends_at)))
+        )
+        self.in_redis(told)
+        self._told.setdefault(key, {})[slot_of(op.key)] = told
+        self._told.move_to_end(key)
+        if len(self._told) > _REMEMBERED:
+            self._told.popitem(last=False)
+        return told
+
+    def in_redis(self, op: Op) -> None:
+        """Redis has this share, whoever brought it there."""
+        known = self._in_redis.get(op.key)
+        if known is not None and known[0] > op.stamp:
+            return
+        try:
+            self._in_redis[op.key] = op.stamp, share_of(op)
+        except ValueError:
+            return  # a peer may say anything
+        self._in_redis.move_to_end(op.key)
+        if len(self._in_redis) > _REMEMBERED:
+            self._in_redis.popitem(last=False)
+
+    def written(self, key: str) -> None:
+        """The counter was set or deleted: what is counted from now on is a new series."""
+        self._told.pop(key, None)
+
+    def swept(self) -> None:
+        """Counters were deleted by a pattern."""
+        self._told.clear()
+
+    # -- inside
+
+    def _counts(self, name: str, entry: Entry, *, is_copy: bool) -> int:
+        share = _share(entry)
+        known = self._in_redis.get(name) if is_copy else None
+        if known is not None and known[1].series == share.series:
+            return share.sum - known[1].sum
+        return share.sum
+
+    def _own(self, name: str, now: float) -> Op | None:
+        entry = self._store.peek(name, now)
+        if entry is None or entry.value is None:
+            return None
+        return Op(Kind.SET, name, entry.stamp, entry.value, entry.expires_at)
+
+    def _first(self, key: str, slot: int, amount: int, deadline: float, latest: float) -> Op:
+        stamp = self._clock.tick()
+        ends_at = min(deadline, latest)
+        share = Share(stamp, amount, _ms(deadline - ends_at))
+        return Op(Kind.SET, share_key(self._clock.node_id, slot, key), stamp, pack_share(share), ends_at)
+
+
+def _share(entry: Entry) -> Share:
+    return unpack_share(entry.value or b"")
+
+
+def _ms(seconds: float) -> int | None:
+    return None if seconds == inf else ceil(seconds * 1000)
