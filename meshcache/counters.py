@@ -1,7 +1,8 @@
 """Counters in memory: what one reads as, and which share an increment goes to.
 
-Decisions only: no I/O, no clock, no logging.  A counter is what the store has under its key, or 0, and the sum of its shares (see
-``shares``).  Nothing here is needed for the sums to be right in Redis: that is decided there, share by share, by what Redis
+Decisions only: no I/O, no clock, no logging.  A counter is what the store has under its key and the sum of its shares (see
+``shares``).  Where the store has nothing, it goes on from the number that Redis gave for the last increment of this instance, since
+copies of counters hardly ever last: Redis tells of every change, also of this instance's own if a script makes it.  Nothing here is needed for the sums to be right in Redis: that is decided there, share by share, by what Redis
 itself remembers.  What is kept here about Redis is for reading only: what a copy of Redis' value contains already.
 
 Where an increment of this instance goes:
@@ -20,12 +21,13 @@ from collections import OrderedDict
 from enum import Enum
 from itertools import count
 from math import ceil, inf
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
 from .errors import RedisCommandError
 from .shares import (
     MAX_VALUE,
     MIN_VALUE,
+    SLOT_DIGITS,
     Share,
     as_integer,
     counter_of,
@@ -39,6 +41,8 @@ from .stamp import HybridClock, Kind, Op, Stamp
 from .store import Entry, Store
 
 __all__ = ["Counters", "Way"]
+
+T = TypeVar("T")
 
 _REMEMBERED: Final = 10_000
 """Of so many counters it is remembered what Redis has of their shares."""
@@ -60,6 +64,14 @@ class Way(Enum):
     TOLD = "told"
 
 
+class _Seen(NamedTuple):
+    """What Redis said of a counter: its value, until when it is gone on from, and when it expires."""
+
+    value: int
+    until: float
+    deadline: float
+
+
 class Counters:
     """The counters of one memory tier.
 
@@ -67,12 +79,16 @@ class Counters:
         store: has them.
         clock: makes the stamps.
         life: how long a series may be brought to Redis, in seconds: as long as fences are kept.
+        stale_ttl: how long a number of Redis is gone on from, of a counter that does not expire, in seconds.
     """
 
-    def __init__(self, store: Store, clock: HybridClock, life: float) -> None:
+    def __init__(self, store: Store, clock: HybridClock, life: float, stale_ttl: float) -> None:
         self._store = store
         self._clock = clock
+        self._own_prefix = share_key(clock.node_id, 0, "")[:-SLOT_DIGITS]
         self._life = life
+        self._stale_ttl = stale_ttl
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()
         self._busy: dict[str, set[int]] = {}  # slots of shares that are under way to Redis
         self._told: OrderedDict[str, dict[int, Op]] = OrderedDict()  # own shares that Redis has, and peers were told
         self._in_redis: OrderedDict[str, tuple[Stamp, Share]] = OrderedDict()  # shares, whosever, as Redis has them
@@ -87,9 +103,17 @@ class Counters:
         start = 0 if base is None else as_integer(base)
         if not shares or start is None:
             return base
-        # A copy of what Redis has contains what was brought there of them.
-        is_copy = entry is not None and base is not None and not entry.stamp
+        seen = self._seen_of(key, now) if entry is None else None
+        if seen is not None:
+            start = seen.value
+        # What Redis had contains what was brought there of them.
+        is_copy = seen is not None or (entry is not None and base is not None and not entry.stamp)
         return b"%d" % (start + sum(self._counts(name, share, is_copy=is_copy) for name, share in shares))
+
+    def has_base(self, key: str, now: float) -> bool:
+        """Whether anything is known of a counter but its shares."""
+        entry = self._store.peek(key, now)
+        return self._seen_of(key, now) is not None if entry is None else entry.value is not None
 
     def total(self, key: str, amount: int, now: float) -> int:
         """What a counter would be after an increment.
@@ -98,6 +122,8 @@ class Counters:
             RedisCommandError: it is no integer, or would not fit into 64 bit.
         """
         value = self.value(key, now)
+        if value is None and self._store.peek(key, now) is None and (seen := self._seen_of(key, now)) is not None:
+            value = b"%d" % seen.value
         number = 0 if value is None else as_integer(value)
         if number is None:
             raise RedisCommandError(_NOT_A_NUMBER)
@@ -110,6 +136,8 @@ class Counters:
         entry = self._store.peek(key, now)
         if entry is not None and entry.value is not None:
             return entry.expires_at if entry.stamp or entry.ttl_known else None
+        if entry is None and (seen := self._seen_of(key, now)) is not None:
+            return seen.deadline
         shares = self._store.shares_of(key, now)
         return max((_share(entry).deadline(entry.expires_at) for _, entry in shares), default=None)
 
@@ -156,42 +184,62 @@ class Counters:
 
     # -- what Redis has
 
-    def told(self, op: Op, deadline: float) -> Op:
-        """Redis has this own share, and the counter expires then: the share as peers are to be told of it."""
-        key = counter_of(op.key)
+    def sent(self, op: Op, value: int, deadline: float, now: float, *, way: Way) -> Op:
+        """Redis has this increment, and gave this number of a counter that expires then: the share as peers may be told of it."""
+        until = deadline if deadline != inf else now + self._stale_ttl
+        _put(self._seen, counter_of(op.key), _Seen(value, until, deadline))
         ends_at = min(op.expires_at, deadline)
-        told = op._replace(
-            expires_at=ends_at, value=pack_share(share_of(op)._replace(beyond_ms=_ms(deadline - ends_at)))
-        )
-        self.in_redis(told)
-        self._told.setdefault(key, {})[slot_of(op.key)] = told
-        self._told.move_to_end(key)
-        if len(self._told) > _REMEMBERED:
-            self._told.popitem(last=False)
-        return told
+        share = share_of(op)._replace(beyond_ms=_ms(deadline - ends_at))
+        op = op._replace(expires_at=ends_at, value=pack_share(share))
+        if self._is_news(op) and way is Way.TOLD:
+            self._tell(op)
+        return op
 
     def in_redis(self, op: Op) -> None:
-        """Redis has this share, whoever brought it there."""
-        known = self._in_redis.get(op.key)
-        if known is not None and known[0] > op.stamp:
-            return
-        try:
-            self._in_redis[op.key] = op.stamp, share_of(op)
-        except ValueError:
-            return  # a peer may say anything
-        self._in_redis.move_to_end(op.key)
-        if len(self._in_redis) > _REMEMBERED:
-            self._in_redis.popitem(last=False)
+        """Redis has this share, which its owner has told to all, whoever brought it there."""
+        if self._is_news(op) and self.is_own(op.key):
+            self._tell(op)
+
+    def is_own(self, name: str) -> bool:
+        """Whether this instance alone writes this share."""
+        return name.startswith(self._own_prefix)
+
+    def restart(self, key: str) -> None:
+        """What is counted from now on is a new series."""
+        self._told.pop(key, None)
 
     def written(self, key: str) -> None:
-        """The counter was set or deleted: what is counted from now on is a new series."""
-        self._told.pop(key, None)
+        """The counter was set or deleted."""
+        self.restart(key)
+        self._seen.pop(key, None)
 
     def swept(self) -> None:
         """Counters were deleted by a pattern."""
         self._told.clear()
+        self._seen.clear()
 
     # -- inside
+
+    def _seen_of(self, key: str, now: float) -> _Seen | None:
+        seen = self._seen.get(key)
+        return seen if seen is not None and seen.until > now else None
+
+    def _is_news(self, op: Op) -> bool:
+        """Take note that Redis has this share; False if it is known to have more of it."""
+        known = self._in_redis.get(op.key)
+        if known is not None and known[0] > op.stamp:
+            return False
+        try:
+            _put(self._in_redis, op.key, (op.stamp, share_of(op)))
+        except ValueError:
+            return False  # a peer may say anything
+        return True
+
+    def _tell(self, op: Op) -> None:
+        key = counter_of(op.key)
+        told = self._told.get(key, {})
+        told[slot_of(op.key)] = op
+        _put(self._told, key, told)
 
     def _counts(self, name: str, entry: Entry, *, is_copy: bool) -> int:
         share = _share(entry)
@@ -211,6 +259,13 @@ class Counters:
         ends_at = min(deadline, latest)
         share = Share(stamp, amount, _ms(deadline - ends_at))
         return Op(Kind.SET, share_key(self._clock.node_id, slot, key), stamp, pack_share(share), ends_at)
+
+
+def _put(remembered: OrderedDict[str, T], key: str, value: T) -> None:
+    remembered[key] = value
+    remembered.move_to_end(key)
+    if len(remembered) > _REMEMBERED:
+        remembered.popitem(last=False)
 
 
 def _share(entry: Entry) -> Share:

@@ -31,6 +31,7 @@ class MemoryTier:
         now: this instance's monotonic clock, in seconds.
         publish: told of each own write.
         count_life: how long what was counted may be brought to Redis, in seconds.
+        stale_ttl: how long a number that Redis gave for a counter is gone on from, if that does not expire, in seconds.
 
     Attributes:
         counters: what counters read as, and where increments go.
@@ -45,9 +46,10 @@ class MemoryTier:
         now: Callable[[], float],
         publish: Callable[[Op], None],
         count_life: float = 3600.0,
+        stale_ttl: float = 60.0,
     ) -> None:
         self.store = store
-        self.counters = Counters(store, clock, count_life)
+        self.counters = Counters(store, clock, count_life, stale_ttl)
         self.journal = journal
         self.refused_stamps = 0
         self._clock = clock
@@ -111,7 +113,7 @@ class MemoryTier:
         entry = self.store.peek(key, now)
         if entry is not None and entry.value is not None:
             expires_at = entry.expires_at
-        elif (deadline := self.counters.deadline(key, now)) is not None:
+        elif self._value(key, now) is not None and (deadline := self.counters.deadline(key, now)) is not None:
             expires_at = deadline
         else:
             return NO_KEY
@@ -215,21 +217,25 @@ class MemoryTier:
         self.counters.begin(op)
         return op
 
-    def counted(self, op: Op, left_ms: int | None, way: Way, *, is_outdated: bool) -> None:
+    def counted(self, op: Op, value: int, left_ms: int | None, way: Way, *, is_outdated: bool) -> None:
         """Redis has it.
 
         Args:
             op: what :meth:`count` gave.
+            value: the counter now.
             left_ms: the counter's time to live; None for ever.
             way: as there.
             is_outdated: whether the counter was written under a fence after the series began.
         """
+        now = self._now()
+        deadline = _deadline(left_ms, now)
         self.counters.end(op)
         self._settled(op)
+        told = self.counters.sent(op, value, deadline, now, way=way)
         if is_outdated:
-            self.counters.written(counter_of(op.key))
-        elif way is Way.TOLD:
-            self._publish(self.counters.told(op, _deadline(left_ms, self._now())))
+            self.counters.restart(counter_of(op.key))
+        if way is Way.TOLD:
+            self._publish(told)
 
     def count_refused(self, op: Op) -> None:
         """Redis has not counted it, for good."""
@@ -274,6 +280,8 @@ class MemoryTier:
                 self.refused_stamps += 1
             elif op.kind is not Kind.SWEEP and self._is_outdated(op.key, op.stamp):
                 continue
+            elif self.counters.is_own(op.key):
+                continue  # its owner knows better
             elif self.store.apply(op, now):
                 self._counters_follow(op)
                 if not in_redis or (op.kind is not Kind.SWEEP and self.is_dirty(op.key)):
@@ -298,7 +306,7 @@ class MemoryTier:
 
     def wants(self, version: Version, now: float) -> bool:
         """Whether the write of this version, if it came, would be taken in and kept."""
-        if not self._clock.accepts(version.stamp) or not self.store.wants(version):
+        if not self._clock.accepts(version.stamp) or not self.store.wants(version) or self.counters.is_own(version.key):
             return False
         return version.is_sweep or not self._is_outdated(version.key, version.stamp)
 
@@ -327,8 +335,7 @@ class MemoryTier:
         return (
             shares is not None
             and any(map(self.journal.is_in_doubt, shares))
-            and (entry := self.store.peek(key, self._now())) is not None
-            and entry.value is not None
+            and self.counters.has_base(key, self._now())
         )
 
     def learn_sweeps(self, sweeps: Mapping[str, Stamp]) -> None:

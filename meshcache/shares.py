@@ -25,6 +25,7 @@ __all__ = [
     "MIN_VALUE",
     "PREFIX_BYTES",
     "SHARE_ID_BYTES",
+    "SLOT_DIGITS",
     "Share",
     "as_integer",
     "counter_of",
@@ -47,6 +48,8 @@ MAX_VALUE: Final = 2**63 - 1
 
 SHARE_ID_BYTES: Final = 10
 """Node id and slot.  One instance counts in several shares where it must: each is on its way to Redis once at a time."""
+
+SLOT_DIGITS: Final = 4
 
 PREFIX_BYTES: Final = len(HIDDEN) + 2 * SHARE_ID_BYTES
 """So much longer than the counter's key is that of a share."""
@@ -84,7 +87,7 @@ class Share(NamedTuple):
 
 def share_key(node_id: int, slot: int, key: str) -> str:
     """The hidden key of a share."""
-    return f"{HIDDEN}{node_id:016x}{slot:04x}{key}"
+    return f"{HIDDEN}{node_id:016x}{slot:0{SLOT_DIGITS}x}{key}"
 
 
 def is_share(key: str) -> bool:
@@ -112,7 +115,7 @@ def share_id(name: str) -> bytes:
 
 def slot_of(name: str) -> int:
     """The number of the share among those of its owner."""
-    return int(name[PREFIX_BYTES - 4 : PREFIX_BYTES], 16)
+    return int(name[PREFIX_BYTES - SLOT_DIGITS : PREFIX_BYTES], 16)
 
 
 def pack_share(share: Share) -> bytes:

@@ -89,7 +89,9 @@ class Runtime:
         self._store = Store(options.max_entries, options.max_bytes, options.tombstone_ttl)
         self._journal = Journal(options.max_dirty) if url is not None else None
         clock = HybridClock(self.node_id, surroundings.wall_ms, int(options.max_skew * 1000))
-        self.memory = MemoryTier(self._store, self._journal, clock, now, self._published, options.fence_ttl)
+        self.memory = MemoryTier(
+            self._store, self._journal, clock, now, self._published, options.fence_ttl, options.stale_ttl
+        )
         self._recent = Recent(options.max_dirty)
         self._standings = Standings(gone_after=_GONE_AFTER, forget_after=options.forget_after, lease=LEASE)
         self.epoch = 0
@@ -342,6 +344,7 @@ class Runtime:
         now = self._now()
         for key in keys:
             self._recent.wrote(key, stamp, now)
+            self.memory.counters.written(key)
         return True
 
     def sweeps_plainly(self, pattern: str) -> bool:
@@ -350,6 +353,7 @@ class Runtime:
             return False
         assert self._membership is not None
         self._recent.swept(pattern, self._membership.plain_until, self._now())
+        self.memory.counters.swept()
         return True
 
     def _counts_plainly(self, key: str) -> bool:

@@ -134,7 +134,7 @@ class WriteThrough:
         self._answered()
         if counted.fence is not None:
             self._memory.observe(counted.fence)
-        self._memory.counted(op, counted.left_ms, way, is_outdated=counted.fence is not None)
+        self._memory.counted(op, counted.value, counted.left_ms, way, is_outdated=counted.fence is not None)
         left = None if counted.left_ms is None else counted.left_ms / 1000
         self._near.wrote((key,), number, {key: b"%d" % counted.value}, left)
         return counted.value

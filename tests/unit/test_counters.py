@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from meshcache.buckets import Version
 from meshcache.counters import Way
 from meshcache.errors import RedisCommandError
 from meshcache.shares import MAX_VALUE, MIN_VALUE, counter_of, is_share, share_of
@@ -395,7 +396,7 @@ TestOnlyCounted.settings = settings(max_examples=100, stateful_step_count=30, de
 def test_increments_under_way_at_once_have_a_share_each(one: Counting) -> None:
     first, second = (one.tier.count("hits", 1, None, Way.PLAIN) for _ in range(2))
     assert first.key != second.key
-    one.tier.counted(first, None, Way.PLAIN, is_outdated=False)
+    one.tier.counted(first, 1, None, Way.PLAIN, is_outdated=False)
     third = one.tier.count("hits", 1, None, Way.PLAIN)
     assert third.key == first.key
     assert share_of(third).series > share_of(first).series
@@ -416,7 +417,7 @@ def test_an_increment_in_doubt_is_counted_here_and_carried_along_by_the_next(one
     assert one.read() == 15
     again = one.tier.count("hits", 1, None, Way.PLAIN)
     assert (share_of(again).series, share_of(again).sum) == (share_of(op).series, 6)
-    one.tier.counted(again, None, Way.PLAIN, is_outdated=False)
+    one.tier.counted(again, 16, None, Way.PLAIN, is_outdated=False)
     assert not one.tier.is_dirty("hits")
     assert one.tier.dirty(10) == []
 
@@ -425,6 +426,35 @@ def test_of_a_counter_in_doubt_without_a_copy_redis_knows_more(one: Counting) ->
     one.tier.count_doubted(one.tier.count("hits", 5, None, Way.PLAIN), 5)
     assert one.tier.is_dirty("hits")
     assert not one.tier.is_in_doubt("hits")
+
+
+@pytest.mark.parametrize("way", [Way.PLAIN, Way.TOLD])
+def test_what_was_replayed_meanwhile_is_gone_on_from(one: Counting, way: Way) -> None:
+    """An increment in doubt has been replayed; the next one must not be taken for it."""
+    told = one.tier.count("hits", 1, None, Way.TOLD)
+    one.tier.counted(told, 1, None, Way.TOLD, is_outdated=False)
+    one.tier.count_doubted(one.tier.count("hits", 1, None, way), 1)
+    (doubted,) = one.tier.dirty(10)
+    meanwhile = one.tier.count("hits", 1, None, way)
+    one.tier.counted(meanwhile, 3, None, way, is_outdated=False)
+    one.tier.cleaned([doubted])
+    one.tier.counted_in_redis([doubted])
+    one.tier.forget()
+    following = one.tier.count("hits", 1, None, Way.TOLD)
+    applied = {op.key: (share_of(op).series, share_of(op).sum) for op in (told, doubted, meanwhile)}
+    series, total = applied.get(following.key, (None, 0))
+    assert share_of(following).sum == (total + 1 if share_of(following).series == series else 1)
+
+
+def test_own_shares_are_not_taken_back_from_peers(one: Counting) -> None:
+    """A peer may still have what Redis has, and has seen more of since."""
+    one.count(5)
+    (share,) = one.told()
+    one.tier.cleaned([share])
+    one.tier.forget()
+    one.hear(share)
+    assert one.read() is None
+    assert not one.tier.wants(Version(share.key, share.stamp), one.now)
 
 
 def test_an_increment_that_redis_refused_leaves_nothing(one: Counting) -> None:
@@ -441,7 +471,7 @@ def test_one_that_is_cut_off_sees_all_that_is_counted_in_redis() -> None:
     for number in range(1, 4):
         op = other.tier.count("hits", 1, None, Way.TOLD)
         assert share_of(op).sum == number
-        other.tier.counted(op, 5_000, Way.TOLD, is_outdated=False)
+        other.tier.counted(op, 10 + number, 5_000, Way.TOLD, is_outdated=False)
         cut_off.tier.apply(other.told(), in_redis=True)
         assert cut_off.read() == 10 + number
     assert cut_off.tier.dirty(10) == []
@@ -466,13 +496,57 @@ def test_what_a_copy_contains_already_is_not_counted_twice() -> None:
 
 def test_what_was_told_before_this_outage_is_not_counted_twice(one: Counting) -> None:
     op = one.tier.count("hits", 5, None, Way.TOLD)
-    one.tier.counted(op, None, Way.TOLD, is_outdated=False)
+    one.tier.counted(op, 105, None, Way.TOLD, is_outdated=False)
     one.tier.keep("hits", b"105", 60.0)
     assert one.count() == 106
-    (share,) = [op for op in one.tier.dirty(10) if is_share(op.key)]
+    (share,) = one.tier.dirty(10)
     assert share_of(share).sum == 1
     assert share.key != op.key
     assert counter_of(share.key) == "hits"
+
+
+def counted_in_redis(one: Counting, value: int, left_ms: int | None, way: Way = Way.PLAIN) -> None:
+    one.tier.counted(one.tier.count("hits", 1, 60_000, way), value, left_ms, way, is_outdated=False)
+
+
+def test_an_outage_goes_on_from_the_number_that_redis_gave_last(one: Counting) -> None:
+    counted_in_redis(one, 57, 10_000)
+    assert one.read() is None  # somebody may have deleted it: it is no copy
+    assert run(one.tier.ttl_ms("hits")) == NO_KEY
+    assert one.count(ttl_ms=60_000) == 58
+    assert one.read() == 58
+    assert run(one.tier.ttl_ms("hits")) == 10_000
+    one.now += 10
+    assert one.read() is None
+    assert one.count(ttl_ms=60_000) == 1
+
+
+def test_it_goes_on_from_it_for_a_while_if_the_counter_does_not_expire(one: Counting) -> None:
+    counted_in_redis(one, 57, None)
+    assert one.count(ttl_ms=5_000) == 58
+    assert run(one.tier.ttl_ms("hits")) == NO_EXPIRY
+    one.now += 59.9
+    assert one.count() == 59
+    one.now += 0.1
+    assert one.read() == 2
+
+
+@pytest.mark.parametrize("how", ["set", "delete", "sweep", "heard", "settled"])
+def test_but_not_from_before_a_write_that_it_knows(one: Counting, how: str) -> None:
+    counted_in_redis(one, 57, 10_000, Way.TOLD)
+    match how:
+        case "set":
+            run(one.tier.set("hits", b"0", None))
+        case "delete":
+            run(one.tier.delete(["hits"]))
+        case "sweep":
+            run(one.tier.delete_match("h*"))
+        case "heard":
+            one.hear(Op(Kind.DELETE, "hits", make_stamp(NOW_MS + 5, 0, 2)))
+        case "settled":
+            one.tier.settled(one.tier.draft(Kind.DELETE, "hits"))
+    assert one.count() == 1
+    assert one.read() == 1
 
 
 def test_a_share_that_is_nonsense_is_refused(one: Counting) -> None:

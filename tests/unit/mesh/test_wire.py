@@ -158,7 +158,7 @@ def test_pieces_fill_their_datagrams_and_never_more() -> None:
 
 @pytest.mark.parametrize("key", ["k", "k" * 50, "é" * 512, LONGEST])
 def test_as_many_names_and_versions_as_are_said_to_fit_do(key: str) -> None:
-    names = [f"{key[:-4]}{n:04}"[-len(LONGEST):] if len(key) > 4 else f"{n}" for n in range(300)]
+    names = [f"{key[:-4]}{n:04}"[-len(LONGEST) :] if len(key) > 4 else f"{n}" for n in range(300)]
     fit = names_that_fit(names)
     assert 0 < fit < 300
     assert len(encode(Fetch(tuple(names[:fit]), ()), 0.0)) <= MAX_BODY_BYTES
