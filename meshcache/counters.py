@@ -65,11 +65,20 @@ class Way(Enum):
 
 
 class _Seen(NamedTuple):
-    """What Redis said of a counter: its value, until when it is gone on from, and when it expires."""
+    """What Redis said of a counter, and when: its value, until when it is gone on from, and when it expires."""
 
     value: int
+    at: float
     until: float
     deadline: float
+
+
+class _Known(NamedTuple):
+    """A share as Redis has it, and since when that is known."""
+
+    stamp: Stamp
+    share: Share
+    at: float
 
 
 class Counters:
@@ -91,7 +100,8 @@ class Counters:
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
         self._busy: dict[str, set[int]] = {}  # slots of shares that are under way to Redis
         self._told: OrderedDict[str, dict[int, Op]] = OrderedDict()  # own shares that Redis has, and peers were told
-        self._in_redis: OrderedDict[str, tuple[Stamp, Share]] = OrderedDict()  # shares, whosever, as Redis has them
+        self._in_redis: OrderedDict[str, _Known] = OrderedDict()  # shares, whosever
+        self._copies_until = inf
 
     # -- reading
 
@@ -106,9 +116,10 @@ class Counters:
         seen = self._seen_of(key, now) if entry is None else None
         if seen is not None:
             start = seen.value
-        # What Redis had contains what was brought there of them.
-        is_copy = seen is not None or (entry is not None and base is not None and not entry.stamp)
-        return b"%d" % (start + sum(self._counts(name, share, is_copy=is_copy) for name, share in shares))
+        # What Redis had contains what was brought there of them until then.
+        is_copy = entry is not None and base is not None and not entry.stamp
+        as_of = seen.at if seen is not None else self._copies_until if is_copy else -inf
+        return b"%d" % (start + sum(self._counts(name, share, as_of) for name, share in shares))
 
     def has_base(self, key: str, now: float) -> bool:
         """Whether anything is known of a counter but its shares."""
@@ -159,9 +170,13 @@ class Counters:
         told = self._told.get(key, {})
         life = _DOUBT_LIFE if way is Way.PLAIN else self._life
         for slot in count():
-            if slot in busy or (way is Way.MEMORY and slot in told):
-                continue  # of a share that Redis has, the copy contains what was counted
-            known = self._own(share_key(self._clock.node_id, slot, key), now) or told.get(slot)
+            if slot in busy:
+                continue
+            known = self._own(share_key(self._clock.node_id, slot, key), now)
+            if known is None and slot in told:
+                if way is Way.MEMORY:
+                    continue  # an outage begins a new series: what Redis had may be deleted, if it forgot
+                known = told[slot]
             if known is None or known.expires_at <= now:
                 return self._first(key, slot, amount, deadline, now + life)
             share = share_of(known).plus(amount)
@@ -187,18 +202,26 @@ class Counters:
     def sent(self, op: Op, value: int, deadline: float, now: float, *, way: Way) -> Op:
         """Redis has this increment, and gave this number of a counter that expires then: the share as peers may be told of it."""
         until = deadline if deadline != inf else now + self._stale_ttl
-        _put(self._seen, counter_of(op.key), _Seen(value, until, deadline))
+        _put(self._seen, counter_of(op.key), _Seen(value, now, until, deadline))
         ends_at = min(op.expires_at, deadline)
         share = share_of(op)._replace(beyond_ms=_ms(deadline - ends_at))
         op = op._replace(expires_at=ends_at, value=pack_share(share))
-        if self._is_news(op) and way is Way.TOLD:
+        if self._is_news(op, now) and way is Way.TOLD:
             self._tell(op)
         return op
 
-    def in_redis(self, op: Op) -> None:
+    def in_redis(self, op: Op, now: float) -> None:
         """Redis has this share, which its owner has told to all, whoever brought it there."""
-        if self._is_news(op) and self.is_own(op.key):
+        if self._is_news(op, now) and self.is_own(op.key):
             self._tell(op)
+
+    def redis_lost(self, now: float) -> None:
+        """The copies of what Redis has are as of this moment, until they go."""
+        self._copies_until = now
+
+    def redis_found(self) -> None:
+        """There are no such copies any more; new ones are always as of now."""
+        self._copies_until = inf
 
     def is_own(self, name: str) -> bool:
         """Whether this instance alone writes this share."""
@@ -224,13 +247,13 @@ class Counters:
         seen = self._seen.get(key)
         return seen if seen is not None and seen.until > now else None
 
-    def _is_news(self, op: Op) -> bool:
+    def _is_news(self, op: Op, now: float) -> bool:
         """Take note that Redis has this share; False if it is known to have more of it."""
         known = self._in_redis.get(op.key)
-        if known is not None and known[0] > op.stamp:
+        if known is not None and known.stamp > op.stamp:
             return False
         try:
-            _put(self._in_redis, op.key, (op.stamp, share_of(op)))
+            _put(self._in_redis, op.key, _Known(op.stamp, share_of(op), now))
         except ValueError:
             return False  # a peer may say anything
         return True
@@ -241,11 +264,10 @@ class Counters:
         told[slot_of(op.key)] = op
         _put(self._told, key, told)
 
-    def _counts(self, name: str, entry: Entry, *, is_copy: bool) -> int:
-        share = _share(entry)
-        known = self._in_redis.get(name) if is_copy else None
-        if known is not None and known[1].series == share.series:
-            return share.sum - known[1].sum
+    def _counts(self, name: str, entry: Entry, as_of: float) -> int:
+        share, known = _share(entry), self._in_redis.get(name)
+        if known is not None and known.share.series == share.series and known.at <= as_of:
+            return share.sum - known.share.sum
         return share.sum
 
     def _own(self, name: str, now: float) -> Op | None:

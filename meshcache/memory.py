@@ -289,9 +289,10 @@ class MemoryTier:
 
     def counted_in_redis(self, ops: Iterable[Op]) -> None:
         """Redis has those of these writes that are shares."""
+        now = self._now()
         for op in ops:
             if op.kind is Kind.SET and is_share(op.key):
-                self.counters.in_redis(op)
+                self.counters.in_redis(op, now)
 
     def forget_values(self) -> None:
         """A peer wrote what can never be learned: any key may be older than that.  What others still know is fetched again."""
@@ -379,6 +380,7 @@ class MemoryTier:
         kept = [] if self.journal is None else [key for key, _ in self.journal.oldest(len(self.journal))]
         if copies:
             self.store.keep_only(kept)
+            self.counters.redis_found()
         else:
             self.store.forget_clean(kept)
 

@@ -180,6 +180,8 @@ class Recovery:
             known |= await self._replay_sweeps()
             await self._replay_keys(invalidate=recovering and self._on_recovery == "invalidate")
             await self._repeat_sweeps(known)
+            if self._modes.mode is Mode.MEMORY:
+                return  # callers have lost Redis meanwhile: a probe comes first
             if recovering and not self._journal.sweeps and len(self._journal) <= _BATCH:
                 break
         if recovering:

@@ -317,6 +317,7 @@ class Runtime:
         self.epoch += 1
         if change.old is Mode.REDIS:
             self._lost_at = self._now()
+            self.memory.counters.redis_lost(self._lost_at)
         self.near.follow(redis_answers=change.new is Mode.REDIS)
         if self._tracker is not None:
             self._tracker.wake()

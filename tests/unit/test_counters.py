@@ -489,9 +489,26 @@ def test_what_a_copy_contains_already_is_not_counted_twice() -> None:
     one.tier.counted_in_redis([share])
     one.tier.forget()
     one.tier.keep("hits", b"105", 60.0)
+    one.tier.counters.redis_lost(one.now)
     cut_off.count(1)
     one.hear(*cut_off.told())
     assert one.read() == 106
+
+
+def test_while_it_recovers_it_reads_what_it_read(one: Counting) -> None:
+    """The copy is older than what has just been brought to Redis."""
+    one.tier.keep("hits", b"100", 60.0)
+    one.tier.counters.redis_lost(one.now)
+    names = set()
+    for number in range(1, 6):
+        one.now += 0.1
+        assert one.count() == 100 + number
+        shares = one.tier.dirty(10)
+        names |= {share.key for share in shares}
+        one.tier.cleaned(shares)
+        one.tier.counted_in_redis(shares)
+        assert one.read() == 100 + number
+    assert len(names) == 1
 
 
 def test_what_was_told_before_this_outage_is_not_counted_twice(one: Counting) -> None:
