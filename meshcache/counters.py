@@ -38,7 +38,7 @@ from .shares import (
     unpack_share,
 )
 from .stamp import HybridClock, Kind, Op, Stamp
-from .store import Entry, Store
+from .store import UNSTAMPED, Entry, Store
 
 __all__ = ["Counters", "Way"]
 
@@ -64,10 +64,36 @@ class Way(Enum):
     TOLD = "told"
 
 
+class _Base(NamedTuple):
+    """What the shares of a counter are added to.
+
+    Attributes:
+        value: None if nothing is known.
+        as_of: of what Redis had, when that was: it contains what had been brought there of the shares.
+        deadline: when it expires, ``inf`` for never; None if that is not known.
+    """
+
+    value: bytes | None
+    as_of: float
+    deadline: float | None
+
+
+_NOTHING: Final = _Base(None, -inf, None)
+
+
 class _Seen(NamedTuple):
-    """What Redis said of a counter, and when: its value, until when it is gone on from, and when it expires."""
+    """What Redis said of a counter.
+
+    Attributes:
+        value: the number.
+        stamp: of the increment that it answered.
+        at: when that was.
+        until: when it is too old to go on from.
+        deadline: when the counter expires; ``inf`` for never.
+    """
 
     value: int
+    stamp: Stamp
     at: float
     until: float
     deadline: float
@@ -107,24 +133,27 @@ class Counters:
 
     def value(self, key: str, now: float) -> bytes | None:
         """What a counter reads as: what is stored, if it has no shares or is no number."""
-        entry = self._store.peek(key, now)
-        base = None if entry is None else entry.value
         shares = self._store.shares_of(key, now)
-        start = 0 if base is None else as_integer(base)
-        if not shares or start is None:
-            return base
-        seen = self._seen_of(key, now) if entry is None else None
-        if seen is not None:
-            start = seen.value
-        # What Redis had contains what was brought there of them until then.
-        is_copy = entry is not None and base is not None and not entry.stamp
-        as_of = seen.at if seen is not None else self._copies_until if is_copy else -inf
-        return b"%d" % (start + sum(self._counts(name, share, as_of) for name, share in shares))
+        if not shares:
+            entry = self._store.peek(key, now)
+            return None if entry is None else entry.value
+        base = self._base(key, now)
+        start = 0 if base.value is None else as_integer(base.value)
+        if start is None:
+            return base.value
+        return b"%d" % (start + sum(self._counts(name, share, base.as_of) for name, share in shares))
+
+    def is_known(self, key: str) -> bool:
+        """Whether this instance knows that a key is that of a counter."""
+        return key in self._seen or key in self._store.shares
 
     def has_base(self, key: str, now: float) -> bool:
         """Whether anything is known of a counter but its shares."""
-        entry = self._store.peek(key, now)
-        return self._seen_of(key, now) is not None if entry is None else entry.value is not None
+        return self._base(key, now).value is not None
+
+    def is_certain(self, key: str, now: float) -> bool:
+        """Whether what is known of a counter was all written with stamps."""
+        return self._base(key, now).as_of == -inf
 
     def total(self, key: str, amount: int, now: float) -> int:
         """What a counter would be after an increment.
@@ -133,8 +162,8 @@ class Counters:
             RedisCommandError: it is no integer, or would not fit into 64 bit.
         """
         value = self.value(key, now)
-        if value is None and self._store.peek(key, now) is None and (seen := self._seen_of(key, now)) is not None:
-            value = b"%d" % seen.value
+        if value is None:
+            value = self._base(key, now).value
         number = 0 if value is None else as_integer(value)
         if number is None:
             raise RedisCommandError(_NOT_A_NUMBER)
@@ -144,11 +173,9 @@ class Counters:
 
     def deadline(self, key: str, now: float) -> float | None:
         """When a counter expires, ``inf`` for never; None if it does not exist, or nobody knows."""
-        entry = self._store.peek(key, now)
-        if entry is not None and entry.value is not None:
-            return entry.expires_at if entry.stamp or entry.ttl_known else None
-        if entry is None and (seen := self._seen_of(key, now)) is not None:
-            return seen.deadline
+        base = self._base(key, now)
+        if base.value is not None:
+            return base.deadline
         shares = self._store.shares_of(key, now)
         return max((_share(entry).deadline(entry.expires_at) for _, entry in shares), default=None)
 
@@ -202,7 +229,7 @@ class Counters:
     def sent(self, op: Op, value: int, deadline: float, now: float, *, way: Way) -> Op:
         """Redis has this increment, and gave this number of a counter that expires then: the share as peers may be told of it."""
         until = deadline if deadline != inf else now + self._stale_ttl
-        _put(self._seen, counter_of(op.key), _Seen(value, now, until, deadline))
+        _put(self._seen, counter_of(op.key), _Seen(value, op.stamp, now, until, deadline))
         ends_at = min(op.expires_at, deadline)
         share = share_of(op)._replace(beyond_ms=_ms(deadline - ends_at))
         op = op._replace(expires_at=ends_at, value=pack_share(share))
@@ -243,9 +270,16 @@ class Counters:
 
     # -- inside
 
-    def _seen_of(self, key: str, now: float) -> _Seen | None:
-        seen = self._seen.get(key)
-        return seen if seen is not None and seen.until > now else None
+    def _base(self, key: str, now: float) -> _Base:
+        """What the shares of a counter are added to."""
+        entry, seen = self._store.peek(key, now), self._seen.get(key)
+        if seen is not None and seen.until > now and (entry is None or UNSTAMPED < entry.stamp < seen.stamp):
+            return _Base(b"%d" % seen.value, seen.at, seen.deadline)
+        if entry is None or entry.value is None:
+            return _NOTHING
+        if entry.stamp:
+            return _Base(entry.value, -inf, entry.expires_at)
+        return _Base(entry.value, self._copies_until, entry.expires_at if entry.ttl_known else None)
 
     def _is_news(self, op: Op, now: float) -> bool:
         """Take note that Redis has this share; False if it is known to have more of it."""

@@ -14,7 +14,7 @@
 -- value, what remains of its time to live as PTTL says it, and, if the series is older than the fence, the fence.
 
 local fence = redis.call('GET', KEYS[2])
-local is_outdated = fence and not newer(ARGV[2], string.sub(fence, 1, 16))
+local is_outdated = fence and newer(string.sub(fence, 1, 16), ARGV[2])
 if is_outdated and ARGV[7] ~= 'NOW' then return fence end
 
 local left = redis.call('PTTL', KEYS[1])

@@ -34,7 +34,8 @@ class Tracker:
     Args:
         near: told of every change, and of tracking itself.
         link: gets the connection while it is good, for writes.
-        endpoint: where Redis is.
+        find_server: tells where Redis is now; may raise ``Unavailable``.
+        tls: the ``ssl_…`` options for the way there.
         names: the keys.
         timeout: the longest wait for one reply, in seconds.
         is_alive: asks Redis over another connection.  What that means for the mode is not decided here.
@@ -51,7 +52,8 @@ class Tracker:
         *,
         near: Near,
         link: TrackedLink,
-        endpoint: Endpoint,
+        find_server: Callable[[], Awaitable[Endpoint]],
+        tls: Tls,
         names: Names,
         timeout: float,
         is_alive: Callable[[], Awaitable[bool]],
@@ -62,8 +64,8 @@ class Tracker:
         self.tried = anyio.Event()
         self._near = near
         self._link = link
-        self._endpoint = endpoint
-        self._tls = Tls(endpoint.tls)
+        self._find_server = find_server
+        self._tls = tls
         self._names = names
         self._timeout = timeout
         self._is_alive = is_alive
@@ -114,15 +116,16 @@ class Tracker:
 
     async def _track(self) -> None:
         """Track until the connection breaks.  Raises ``Unavailable`` or ``RedisCommandError`` if it cannot begin."""
+        endpoint = await self._find_server()
         connection = await open_tracked(
-            self._endpoint, self._tls, self._names, self, self._link.identity, timeout=self._timeout
+            endpoint, self._tls, self._names, self, self._link.identity, timeout=self._timeout
         )
         refused: Unavailable | RedisCommandError | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._receive, connection, tasks.cancel_scope)
                 try:
-                    await start_tracking(connection, self._endpoint, self._names, self._link.identity)
+                    await start_tracking(connection, endpoint, self._names, self._link.identity, timeout=self._timeout)
                 except (Unavailable, RedisCommandError) as error:
                     refused = error  # not raised here: a task group would wrap it
                 else:
