@@ -125,9 +125,7 @@ class Tracker:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._receive, connection, tasks.cancel_scope)
                 try:
-                    await start_tracking(
-                        connection, endpoint, self._names, self._link.identity, timeout=self._timeout
-                    )
+                    await start_tracking(connection, endpoint, self._names, self._link.identity, timeout=self._timeout)
                 except (Unavailable, RedisCommandError) as error:
                     refused = error  # not raised here: a task group would wrap it
                 else:
