@@ -11,7 +11,7 @@ from math import ceil, inf
 
 from .buckets import Buckets, Version
 from .journal import Journal
-from .stamp import HybridClock, Kind, Op, Stamp
+from .stamp import HybridClock, Kind, Op, Stamp, successor
 from .store import Store
 from .tier import NO_EXPIRY, NO_KEY
 
@@ -29,6 +29,7 @@ class MemoryTier:
         publish: told of each own write.
 
     Attributes:
+        node_id: this instance, 64 bit.
         refused_stamps: how many foreign writes were refused because their clock is too far ahead.
     """
 
@@ -43,6 +44,7 @@ class MemoryTier:
         self.store = store
         self.journal = journal
         self.refused_stamps = 0
+        self.node_id = clock.node_id
         self._clock = clock
         self._now = now
         self._publish = publish
@@ -107,13 +109,38 @@ class MemoryTier:
         return max(1, ceil(round((entry.expires_at - now) * 1000, 3)))
 
     async def expire(self, key: str, ttl_ms: int | None) -> bool:
-        """A new time to live: a write of the same value.  False if this instance does not hold the key."""
+        """A new time to live.  False if this instance does not hold the key.
+
+        It makes the value no newer than it is: somebody may have written the key whom this instance has not heard yet.  Of
+        a copy of what Redis has it is not even known how old it is; that it is to expire is then kept to this instance,
+        and Redis is told to forget the key.
+        """
         now = self._now()
-        value = self._value(key, now)
-        if value is None:
+        entry = self.store.peek(key, now)
+        if entry is None or entry.value is None:
             return False
-        self._write(Op(Kind.SET, key, self._clock.tick(), value, _deadline(ttl_ms, now)), now)
+        deadline = _deadline(ttl_ms, now)
+        if entry.stamp:
+            stamp = successor(entry.stamp, self.node_id)
+            self._clock.observe(stamp)  # what this instance writes next is newer
+            self._write(Op(Kind.SET, key, stamp, entry.value, deadline), now)
+        else:
+            self.store.put_copy(key, entry.value, deadline, now=now, newest=True, ttl_known=True)
+            op = Op(Kind.INVALIDATE, key, self._clock.tick())
+            self._mark(op, foreign=False)
+            self._publish(op)
         return True
+
+    async def fill(self, key: str, value: bytes, ttl_ms: int | None, began: Stamp, *, anew: bool = False) -> bool:
+        """Write with the stamp of a moment that is over: what was written or deleted since then wins, here and everywhere.
+
+        Always False.
+        """
+        op = self.draft(Kind.SET, key, value, ttl_ms, began)
+        if not self.is_outdated(key, began) and self.store.apply(op, self._now()):
+            self._mark(op, foreign=False)
+            self._publish(op)
+        return False
 
     def keys(self, pattern: str, *, copies: bool = True) -> list[str]:
         """The keys that this instance holds and that match, with or without those that are copies of what Redis has."""
@@ -128,9 +155,11 @@ class MemoryTier:
 
     # -- writes that go to Redis with a stamp
 
-    def draft(self, kind: Kind, key: str, value: bytes = b"", ttl_ms: int | None = None) -> Op:
-        """A stamped write, not made yet."""
-        return Op(kind, key, self._clock.tick(), value, _deadline(ttl_ms, self._now()))
+    def draft(
+        self, kind: Kind, key: str, value: bytes = b"", ttl_ms: int | None = None, stamp: Stamp | None = None
+    ) -> Op:
+        """A stamped write, not made yet; of this moment if no stamp is given."""
+        return Op(kind, key, stamp or self._clock.tick(), value, _deadline(ttl_ms, self._now()))
 
     def tick(self) -> Stamp:
         """A stamp for a write of this moment."""
@@ -139,6 +168,11 @@ class MemoryTier:
     def observe(self, stamp: Stamp) -> bool:
         """Move the clock past a stamp met in Redis; False if that is too far ahead to be believed."""
         return self._clock.observe(stamp)
+
+    def tell(self, kind: Kind, key: str, stamp: Stamp, value: bytes, ttl_ms: int | None) -> None:
+        """Tell the peers of what Redis has."""
+        self._clock.observe(stamp)
+        self._publish(Op(kind, key, stamp, value, _deadline(ttl_ms, self._now())))
 
     def settled(self, op: Op) -> None:
         """Redis has this write of this instance: the peers are told, and what was known of the key before is forgotten."""
@@ -161,11 +195,21 @@ class MemoryTier:
         """Redis may have lost these changes, and shows what was before: to be deleted there.  Nobody needs to be told."""
         now = self._now()
         for op in ops:
-            if self._clock.accepts(op.stamp) and not (
-                op.kind is not Kind.SWEEP and self._is_outdated(op.key, op.stamp)
-            ):
+            if self._clock.accepts(op.stamp) and not (op.kind is not Kind.SWEEP and self.is_outdated(op.key, op.stamp)):
                 self.store.apply(op, now)
                 self._mark(op, foreign=False)
+
+    def remember(self, ops: Iterable[Op]) -> None:
+        """Redis is gone, and had these writes of this instance: older ones of peers must not be taken for the newest.
+
+        The value of a key is that of the copy of what Redis has, if there is one.
+        """
+        now = self._now()
+        for op in ops:
+            entry = self.store.peek(op.key, now)
+            if entry is not None and not entry.stamp and entry.value is not None:
+                op = Op(Kind.SET, op.key, op.stamp, entry.value, entry.expires_at)  # noqa: PLW2901
+            self.store.apply(op, now)
 
     def haunted(self, keys: Iterable[str]) -> None:
         """Plain writes of these keys were given up and may still arrive."""
@@ -185,7 +229,7 @@ class MemoryTier:
         for op in ops:
             if not self._clock.observe(op.stamp):
                 self.refused_stamps += 1
-            elif op.kind is not Kind.SWEEP and self._is_outdated(op.key, op.stamp):
+            elif op.kind is not Kind.SWEEP and self.is_outdated(op.key, op.stamp):
                 continue
             elif self.store.apply(op, now) and (not in_redis or (op.kind is not Kind.SWEEP and self.is_dirty(op.key))):
                 self._mark(op, foreign=True)
@@ -205,7 +249,7 @@ class MemoryTier:
         """Whether the write of this version, if it came, would be taken in and kept."""
         if not self._clock.accepts(version.stamp) or not self.store.wants(version):
             return False
-        return version.is_sweep or not self._is_outdated(version.key, version.stamp)
+        return version.is_sweep or not self.is_outdated(version.key, version.stamp)
 
     def op(self, key: str, is_sweep: bool, now: float) -> Op | None:
         """The newest write of a key or pattern, as a peer is told of it."""
@@ -220,6 +264,11 @@ class MemoryTier:
     def is_in_doubt(self, key: str) -> bool:
         """Whether that is a write of this instance itself: then Redis must not be read."""
         return self.journal is not None and self.journal.is_in_doubt(key)
+
+    def is_outdated(self, key: str, stamp: Stamp) -> bool:
+        """Whether the journal knows a newer write, whose value the store may have given up."""
+        known = None if self.journal is None else self.journal.stamp(key)
+        return known is not None and known > stamp
 
     def learn_sweeps(self, sweeps: Mapping[str, Stamp]) -> None:
         """Patterns that other instances deleted in Redis: what is older here is not to be brought back."""
@@ -266,10 +315,6 @@ class MemoryTier:
 
     # -- copies of what Redis has, kept while it answers; ``near`` says when
 
-    def copy(self, key: str) -> bytes | None:
-        """What Redis has, if this instance keeps a copy."""
-        return self.store.copy(key, self._now())
-
     def keep(self, key: str, value: bytes, ttl: float, *, newest: bool = False, ttl_known: bool = False) -> bool:
         """Redis has this value.  Not kept where a stamped write is known of the key, or one that Redis does not have yet.
 
@@ -304,11 +349,6 @@ class MemoryTier:
         if entry.value is None:
             return Op(Kind.DELETE if entry.kind is Kind.DELETE else Kind.INVALIDATE, key, stamp)
         return Op(Kind.SET, key, stamp, entry.value, entry.expires_at)
-
-    def _is_outdated(self, key: str, stamp: Stamp) -> bool:
-        """Whether the journal knows a newer write, whose value the store may have given up."""
-        known = None if self.journal is None else self.journal.stamp(key)
-        return known is not None and known > stamp
 
     def _write(self, op: Op, now: float) -> None:
         self.store.apply(op, now)

@@ -38,6 +38,7 @@ from collections.abc import Iterable, Mapping
 
 from .glob import MATCH_ALL
 from .memory import MemoryTier
+from .store import Entry
 
 __all__ = ["MAX_REMEMBERED", "Near"]
 
@@ -79,11 +80,14 @@ class Near:
 
     # -- reads
 
-    def read(self, key: str) -> bytes | None:
-        """The copy of a key.  Only while ``serving``."""
-        value = self._memory.copy(key)
-        self.hits += value is not None
-        return value
+    def recall(self, key: str, now: float) -> Entry | None:
+        """The copy of a key, if reads may be answered from copies now, at the moment ``now`` of the memory's clock."""
+        if not self.serving:
+            return None
+        entry = self._memory.store.copy(key, now)
+        if entry is not None:
+            self.hits += 1
+        return entry
 
     def fill(self, key: str, value: bytes | None, begun: int) -> None:
         """A read has its reply: make a copy, if that is safe.

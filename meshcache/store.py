@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from math import inf
+from typing import Any, Final
 
 from .buckets import BUCKETS, Buckets, Version
 from .glob import MATCH_ALL, matcher
 from .stamp import Kind, Op, Stamp
 
-__all__ = ["ENTRY_OVERHEAD_BYTES", "MAX_SWEEPS", "UNSTAMPED", "Entry", "Store", "add_sweep"]
+__all__ = ["ENTRY_OVERHEAD_BYTES", "MAX_SWEEPS", "NOT_DECODED", "UNSTAMPED", "Entry", "Store", "add_sweep"]
 
 ENTRY_OVERHEAD_BYTES = 550
 """What an entry costs besides its key and value: the objects, the dictionary, the list of what expires, the summary for
@@ -31,6 +32,9 @@ MAX_SWEEPS = 64
 
 UNSTAMPED = Stamp(b"")
 """What stands in place of a stamp in a copy of what Redis has; older than every stamp."""
+
+NOT_DECODED: Final = object()
+"""What stands in place of a value that nobody has decoded, or that may not be shared."""
 
 _SPARE_SECONDS = 64
 _NEARLY_SAME = 1.0
@@ -47,9 +51,10 @@ class Entry:
         expires_at: readable before this moment; ``-inf`` in a tombstone, ``inf`` for ever.
         size: bytes that this entry counts for.
         ttl_known: of a copy, whether ``expires_at`` is that of the key in Redis.
+        decoded: what ``value`` means, if whoever reads it knows that and may share it; see :meth:`Store.share`.
     """
 
-    __slots__ = ("_due", "expires_at", "kind", "size", "stamp", "ttl_known", "value")
+    __slots__ = ("_due", "decoded", "expires_at", "kind", "size", "stamp", "ttl_known", "value")
 
     def __init__(self, kind: Kind, stamp: Stamp, value: bytes | None, expires_at: float, size: int) -> None:
         self.kind = kind
@@ -58,6 +63,7 @@ class Entry:
         self.expires_at = expires_at
         self.size = size
         self.ttl_known = False
+        self.decoded: Any = NOT_DECODED
         self._due: int | None = None
 
 
@@ -92,8 +98,10 @@ class Store:
         self._sweeps: dict[str, Stamp] = {}
         self._newest_sweep = b""  # a newer write, so nearly every one, need not look at the patterns
         self._newest_evicted = b""
+        self._newest = b""
         self._sweeps_end = -inf
         self._calendar = _Calendar()
+        self._discarded: list[MutableMapping[Any, Any]] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -105,13 +113,33 @@ class Store:
 
     def get(self, key: str, now: float) -> bytes | None:
         """The value, or None for a miss.  Counts, and makes the entry the most recently used one."""
-        entry = self._entries.get(key)
-        if entry is None or entry.expires_at <= now:
+        entry = self.recall(key, now)
+        if entry is None:
             self.misses += 1
             return None
-        self._entries.move_to_end(key)
-        self.hits += 1
         return entry.value
+
+    def recall(self, key: str, now: float) -> Entry | None:
+        """The entry, if it has a value now.  As :meth:`get`, but a miss is not counted."""
+        entries = self._entries
+        entry = entries.get(key)
+        if entry is None or entry.expires_at <= now:
+            return None
+        entries.move_to_end(key)
+        self.hits += 1
+        return entry
+
+    def share(self, entry: Entry, decoded: Any, size: int) -> None:
+        """Keep what the value of an entry means, for as long as the entry has that value.
+
+        Args:
+            entry: as it was given out just now.
+            decoded: immutable: everybody who reads the key gets this very object.
+            size: what it takes, in bytes.
+        """
+        entry.decoded = decoded
+        entry.size += size
+        self.bytes += size
 
     def peek(self, key: str, now: float) -> Entry | None:
         """The entry, a tombstone too, without a trace: nothing is counted or moved.  ``value`` is None once it expired."""
@@ -176,11 +204,20 @@ class Store:
         return Op(kind, key, entry.stamp, b"", forgotten_at)
 
     def expire(self, now: float, limit: int) -> bool:
-        """Turn what expired into tombstones and forget old tombstones, ``limit`` keys (1 or more) at most.
+        """Turn what expired into tombstones and forget old tombstones, ``limit`` keys (1 or more) at most; and let go of as much
+        of what was forgotten all at once.
 
         Returns:
             Whether there is more to do now.
         """
+        left = limit
+        while self._discarded and left:
+            some = self._discarded[-1]
+            for _ in range(min(left, len(some))):
+                some.popitem()
+                left -= 1
+            if not some:
+                self._discarded.pop()
         if self._sweeps and self._sweeps_end <= now:
             self._forget_sweeps()
         for key in self._calendar.take(now, limit):
@@ -190,26 +227,32 @@ class Store:
                 self._drop(key, entry)
             else:
                 self._bury(key, entry, entry.expires_at)
-        return self._calendar.is_due(now)
+        return bool(self._discarded) or self._calendar.is_due(now)
 
     def clear(self) -> None:
         """Forget everything, stamps and sweeps too."""
-        self._entries.clear()
+        self._discard()
         self._sweeps.clear()
         self._newest_sweep = self._newest_evicted = b""
+        self._discarded += self.buckets.clear()
+
+    def _discard(self) -> None:
+        """Have no entries any more.  To let go of a million of them takes long: that is done bit by bit."""
+        self._discarded += [self._entries, *self._calendar.days()]
+        self._entries = OrderedDict()
         self._calendar = _Calendar()
-        self.buckets.clear()
         self.bytes = self.copies = 0
 
     # -- copies of what Redis has
 
-    def copy(self, key: str, now: float) -> bytes | None:
+    def copy(self, key: str, now: float) -> Entry | None:
         """The copy of what Redis has; None if there is none.  Makes it the most recently used entry."""
-        entry = self._entries.get(key)
+        entries = self._entries
+        entry = entries.get(key)
         if entry is None or entry.stamp or entry.expires_at <= now:
             return None
-        self._entries.move_to_end(key)
-        return entry.value
+        entries.move_to_end(key)
+        return entry
 
     def touch_copy(self, key: str, value: bytes, expires_at: float) -> bool:
         """Whether there is a copy with this value, and about this long to live; makes it the most recently used entry."""
@@ -273,9 +316,7 @@ class Store:
         if pattern == MATCH_ALL and self.copies == len(self._entries):
             # The usual case, and one that must be quick: no outage, and a store full of copies.
             dropped = self.copies
-            self._entries.clear()
-            self._calendar = _Calendar()
-            self.bytes = self.copies = 0
+            self._discard()
             return dropped
         matches = matcher(pattern)
         keys = [key for key, entry in self._entries.items() if not entry.stamp and matches(key)] if self.copies else []
@@ -325,8 +366,9 @@ class Store:
         self._make_room_for_copy(key, entry)
 
     def _replace_copy(self, key: str, entry: Entry, value: bytes, expires_at: float, *, ttl_known: bool) -> None:
-        growth = len(value) - len(entry.value or b"")
+        growth = ENTRY_OVERHEAD_BYTES + len(key) + len(value) - entry.size
         entry.value, entry.expires_at, entry.ttl_known = value, expires_at, ttl_known
+        entry.decoded = NOT_DECODED
         entry.size += growth
         self.bytes += growth
         if int(expires_at) + 1 != entry._due:
@@ -360,6 +402,7 @@ class Store:
             self._calendar.remove(op.key, old._due)
         self._entries[op.key] = entry
         self.bytes += entry.size
+        self._newest = max(self._newest, op.stamp)
         self.buckets.put(op.key, op.stamp)
         entry._due = self._calendar.add(op.key, leaves_at)
         while self._is_full():
@@ -379,9 +422,11 @@ class Store:
         if not entry.stamp:
             self._drop(key, entry)
             return
-        self.bytes -= len(entry.value or b"")
-        entry.size -= len(entry.value or b"")
+        freed = entry.size - ENTRY_OVERHEAD_BYTES - len(key)
+        self.bytes -= freed
+        entry.size -= freed
         entry.value = None
+        entry.decoded = NOT_DECODED
         entry.expires_at = -inf
         self._calendar.remove(key, entry._due)
         entry._due = self._calendar.add(key, died_at + self._tombstone_ttl)
@@ -408,6 +453,8 @@ class Store:
     def _sweep(self, op: Op, now: float) -> bool:
         if self._knows_sweep(op.key, op.stamp):
             return False
+        if op.key == MATCH_ALL and op.stamp > max(self._newest, self._newest_sweep):
+            self.clear()  # everything is older: no need to look at each
         before = list(self._sweeps)
         pattern = add_sweep(self._sweeps, op.key, op.stamp)
         for gone in before:
@@ -457,6 +504,10 @@ class _Calendar:
     def __init__(self) -> None:
         self._days: dict[int, dict[str, None]] = {}
         self._order: list[int] = []
+
+    def days(self) -> Iterable[dict[str, None]]:
+        """All that is filed, in its parts."""
+        return self._days.values()
 
     def add(self, key: str, moment: float) -> int | None:
         """File a key; the second it was filed under, None for never."""

@@ -16,6 +16,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainSocketConnection
 from redis.exceptions import RedisError
 
@@ -98,7 +99,13 @@ class AsyncioLink(PackedLink):
 
     async def _round_trip(self, connection: _Connection, request: bytes, count: int) -> list[Any]:
         await connection.send_packed_command(request, check_health=False)
-        return [await self._read(connection) for _ in range(count)]
+        replies = [await self._read(connection)]
+        while len(replies) < count:
+            if (reply := connection.received()) is NOT_ENOUGH_DATA:
+                replies.append(await self._read(connection))
+            else:
+                replies.append(as_reply(reply, self._server) if isinstance(reply, RedisError) else reply)
+        return replies
 
     async def _read(self, connection: _Connection) -> Any:
         try:
@@ -150,6 +157,10 @@ class _Connection(AbstractConnection):
         if self._writer is not None:
             self._writer.transport.abort()
         self._reader = self._writer = None
+
+    def received(self) -> Any:
+        """The next reply, if all of it is there; otherwise ``NOT_ENOUGH_DATA``.  An error reply is returned, not raised."""
+        return self._parser._reader.gets()  # type: ignore[attr-defined]
 
     @property
     def is_closing(self) -> bool:

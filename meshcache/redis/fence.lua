@@ -3,13 +3,12 @@
 -- KEYS[1] the key                 KEYS[2] its fence
 -- ARGV[1] stamp (16 bytes) and kind (1 byte) of this write: its fence
 -- ARGV[2] how long the fence is kept, in ms
--- ARGV[3] 'NX': only if there is no such key; 'XX': only if there is one; 'TTL': as XX, and the value stays as it is; else ''
+-- ARGV[3] 'NX': only if there is no such key; 'XX': only if there is one; else ''
 -- ARGV[4] the value; absent: delete the key
 -- ARGV[5] the value's time to live in ms; absent: for ever
 --
 -- Returns the fence, a string, if that is as new or newer; nil if there was or was no such key, against ARGV[3]; otherwise the
--- write was applied: an array of one number, of a delete whether there was such a key, and with 'TTL' the value, if it is
--- a string.
+-- write was applied: an array of one number, of a delete whether there was such a key.
 
 local SWEEP = 3
 
@@ -27,16 +26,6 @@ if fence or string.byte(ARGV[1], 17) ~= SWEEP then
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 end
 
-if condition == 'TTL' then
-  local value = redis.pcall('GET', KEYS[1])
-  if type(value) ~= 'string' then value = false end
-  if ARGV[5] then
-    redis.call('PEXPIRE', KEYS[1], ARGV[5])
-  else
-    redis.call('PERSIST', KEYS[1])
-  end
-  return {1, value}
-end
 if not ARGV[4] then return {redis.call('UNLINK', KEYS[1])} end
 if ARGV[5] then
   redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])

@@ -55,12 +55,15 @@ class Link(Protocol):
     """A way to Redis: to one server, or to a cluster of them.
 
     Attributes:
-        in_flight: commands or pipelines under way now, those that wait for a connection included.
         identity: which server it must be, and which connections were given up.
     """
 
-    in_flight: int
     identity: Identity
+
+    @property
+    def in_flight(self) -> int:
+        """Commands or pipelines under way now, those that wait for a connection included."""
+        ...
 
     async def execute(self, *command: Argument) -> Any:
         """One command; its reply as Redis gives it: bytes, int, None, or a list of these.

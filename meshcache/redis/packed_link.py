@@ -1,8 +1,4 @@
-"""What both links have in common: commands become bytes here, and error replies are sorted out.  No I/O.
-
-A later way to send several callers' commands in one round trip belongs between :meth:`PackedLink.execute` and
-:meth:`PackedLink._call`.
-"""
+"""What both links have in common: commands become bytes here, and error replies are sorted out.  No I/O."""
 
 from __future__ import annotations
 

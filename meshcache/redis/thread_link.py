@@ -65,12 +65,18 @@ class ThreadLink(PackedLink):
                     abandon_on_cancel=True,
                     limiter=self._limiter,
                 )
+        except anyio.get_cancelled_exc_class():
+            self._give_up(using)
+            raise
         finally:
             self.in_flight -= 1
-        for client_id in using:  # its thread may go on for a moment
-            self.identity.abandon(client_id)
+        self._give_up(using)
         self._talker.drop_idle()
         raise no_answer(self._timeout, self._server)
+
+    def _give_up(self, connections: list[ClientId | None]) -> None:
+        for client_id in connections:  # their thread may go on for a moment
+            self.identity.abandon(client_id)
 
 
 class _Connection(Protocol):

@@ -12,6 +12,7 @@ from typing import Any, Final
 from redis._parsers.helpers import parse_info  # what redis-py's own client uses; it has no public name
 
 from ..errors import RedisCommandError
+from ..stamp import Stamp
 from .link import Command, Link, Shard, pipelines
 from .names import Names
 
@@ -98,6 +99,10 @@ class RedisTier:
         replies = await self._link.execute_many([("PERSIST", name), ("EXISTS", name)])
         _raise_refused(replies)
         return any(replies)
+
+    async def fill(self, key: str, value: bytes, ttl_ms: int | None, began: Stamp, *, anew: bool = False) -> bool:
+        """Write what a load has found; without ``anew`` only if the key does not exist.  Redis asks for no stamp here."""
+        return await self.set(key, value, ttl_ms, nx=not anew)
 
     def scan(self, pattern: str) -> AsyncIterator[str]:
         """The keys that match; one may come twice, when Redis resizes its table meanwhile (see SCAN).

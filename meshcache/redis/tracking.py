@@ -38,6 +38,8 @@ __all__ = ["Broken", "Listener", "TrackedConnection", "TrackedLink", "open_track
 
 _INCOMPLETE: Final = object()
 _RECEIVE_BYTES: Final = 65_536
+_ROUND_TRIPS: Final = 4
+_GONE: Final = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
 class Listener(Protocol):
@@ -56,16 +58,19 @@ class Broken(Exception):  # noqa: N818 - a condition, handled where it is met
     """The connection broke, or was closed here, before the reply was there."""
 
 
-class _Request:
+class _Request(ABC):
     """Commands that were sent together and wait for their replies."""
 
-    __slots__ = ("count", "ended", "replies", "then")
+    __slots__ = ("count", "replies", "then")
 
-    def __init__(self, count: int, ended: Callable[[], None]) -> None:
+    def __init__(self, count: int) -> None:
         self.count = count
-        self.ended = ended
         self.replies: list[Any] = []
         self.then: list[Callable[[], None]] = []
+
+    @abstractmethod
+    def end(self) -> None:
+        """All replies are there, or none will come any more: let the caller go on."""
 
 
 class TrackedConnection(ABC):
@@ -159,7 +164,7 @@ class TrackedConnection(ABC):
         request.replies.append(reply)
         if len(request.replies) == request.count:
             self._requests.popleft()
-            request.ended()
+            request.end()
             for then in request.then:
                 then()
 
@@ -184,7 +189,7 @@ class TrackedConnection(ABC):
         self._close()
         requests, self._requests = self._requests, deque()
         for request in requests:
-            request.ended()
+            request.end()
 
 
 class TrackedLink:
@@ -299,6 +304,20 @@ async def start_tracking(
             raise reply
 
 
+class _FutureRequest(_Request):
+    __slots__ = ("began", "is_late", "waiter")
+
+    def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(count)
+        self.waiter: asyncio.Future[None] = loop.create_future()
+        self.began = loop.time()
+        self.is_late = False
+
+    def end(self) -> None:
+        if not self.waiter.done():
+            self.waiter.set_result(None)
+
+
 async def _login(endpoint: Endpoint, timeout: float) -> tuple[str, ...]:
     """What HELLO is to be told of who we are."""
     if endpoint.credentials is None:
@@ -317,6 +336,9 @@ class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._closed = anyio.Event()
         self._transport: asyncio.Transport | None = None
+        self._unsent: list[bytes] = []
+        self._trips: deque[_Request] = deque()  # of each piece that was sent, the last request
+        self._timer: asyncio.TimerHandle | None = None
 
     async def connect(self, endpoint: Endpoint, tls: Tls) -> None:
         if endpoint.scheme == "unix":
@@ -338,20 +360,51 @@ class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
             self._transport.abort()
 
     async def _call(self, request: bytes, count: int) -> list[Any]:
-        if self._transport is None or not self.is_open or self._transport.is_closing():
+        transport = self._transport
+        if transport is None or not self.is_open or transport.is_closing():
             raise Broken
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        waiting = _Request(count, lambda: None if waiter.done() else waiter.set_result(None))
+        waiting = _FutureRequest(count, self._loop)
+        is_alone = not self._requests
         self._requests.append(waiting)
-        self._transport.write(request)
-        try:
-            async with asyncio.timeout(self._timeout):
-                await waiter
-        except TimeoutError:
-            raise no_answer(self._timeout, self._server) from None
+        self._unsent.append(request)
+        if is_alone:
+            self._flush()
+        elif len(self._unsent) == 1:
+            self._loop.call_soon(self._flush)
+        if self._timer is None:
+            self._watch(waiting)
+        await waiting.waiter
         if len(waiting.replies) < count:
+            if waiting.is_late:
+                raise no_answer(self._timeout, self._server)
             raise Broken
         return waiting.replies
+
+    def _flush(self) -> None:
+        """Send what was asked in one turn of the event loop, in one piece; so few at a time that the next is large, too."""
+        transport, trips = self._transport, self._trips
+        while trips and len(trips[0].replies) == trips[0].count:
+            trips.popleft()
+        if self._unsent and len(trips) < _ROUND_TRIPS and transport is not None and not transport.is_closing():
+            transport.write(b"".join(self._unsent))
+            self._unsent.clear()
+            trips.append(self._requests[-1])
+
+    def _watch(self, oldest: _FutureRequest) -> None:
+        self._timer = self._loop.call_at(oldest.began + self._timeout, self._check_time)
+
+    def _check_time(self) -> None:
+        """One timer for all: requests are answered in the order in which they began."""
+        self._timer = None
+        late = self._loop.time() - self._timeout
+        for request in cast("deque[_FutureRequest]", self._requests):
+            if request.waiter.done():
+                continue  # its caller went away
+            if request.began > late:
+                self._watch(request)
+                return
+            request.is_late = True
+            request.end()
 
     # -- what the transport calls
 
@@ -361,17 +414,33 @@ class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received(data)
+        if self._unsent:
+            self._loop.call_soon(self._flush)  # after those who go on now, and may ask the next
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._ended()
         self._closed.set()
+
+
+class _EventRequest(_Request):
+    __slots__ = ("answered",)
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.answered = anyio.Event()
+
+    def end(self) -> None:
+        self.answered.set()
 
 
 class _StreamConnection(TrackedConnection):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._stream: anyio.abc.ByteStream | None = None
-        self._sending = anyio.Lock()
+        self._unsent: list[bytes] = []
+        self._work = anyio.Event()  # set once there is something to send
         self._scope = anyio.CancelScope()
 
     async def connect(self, endpoint: Endpoint, tls: Tls) -> None:
@@ -390,10 +459,9 @@ class _StreamConnection(TrackedConnection):
         assert self._stream is not None
         try:
             with self._scope:
-                while True:
-                    self._received(await self._stream.receive(_RECEIVE_BYTES))
-        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            pass
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._send)
+                    await self._receive()
         finally:
             self._ended()
             await anyio.aclose_forcefully(self._stream)
@@ -403,28 +471,37 @@ class _StreamConnection(TrackedConnection):
         self._scope.cancel()
 
     async def _call(self, request: bytes, count: int) -> list[Any]:
-        answered = anyio.Event()
-        waiting = _Request(count, answered.set)
-        deadline = anyio.current_time() + self._timeout
-        with anyio.CancelScope(deadline=deadline):
-            await self._send(request, waiting, deadline)
-            await answered.wait()
+        if not self.is_open:
+            raise Broken
+        waiting = _EventRequest(count)
+        self._requests.append(waiting)
+        self._unsent.append(request)
+        self._work.set()
+        with anyio.move_on_after(self._timeout):
+            await waiting.answered.wait()
             if len(waiting.replies) < count:
                 raise Broken
             return waiting.replies
         raise no_answer(self._timeout, self._server)
 
-    async def _send(self, request: bytes, waiting: _Request, deadline: float) -> None:
-        async with self._sending:
-            if not self.is_open or self._stream is None:
-                raise Broken
-            self._requests.append(waiting)
-            # Shielded: a caller that is cancelled must not leave half a command behind, and cost everybody the connection.
-            with anyio.CancelScope(deadline=deadline, shield=True) as sending:
-                try:
-                    await self._stream.send(request)
-                except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                    self.abort()
-                    raise Broken from None
-            if sending.cancelled_caught:
-                self.abort()
+    async def _receive(self) -> None:
+        assert self._stream is not None
+        try:
+            while True:
+                self._received(await self._stream.receive(_RECEIVE_BYTES))
+        except _GONE:
+            self.abort()
+
+    async def _send(self) -> None:
+        """What was asked meanwhile goes out in one piece.  A task of its own: no caller that is cancelled leaves half a
+        command behind."""
+        assert self._stream is not None
+        try:
+            while True:
+                await self._work.wait()
+                self._work = anyio.Event()
+                request = b"".join(self._unsent)
+                self._unsent.clear()
+                await self._stream.send(request)
+        except _GONE:
+            self.abort()

@@ -12,6 +12,7 @@ from ..near import Near
 from ..redis.link import Link
 from ..redis.tier import RedisTier
 from ..redis.tracking import TrackedLink
+from ..stamp import Stamp
 
 __all__ = ["NearTier", "settled"]
 
@@ -84,6 +85,10 @@ class NearTier:
         known = await self._settled(self._writes.expire(key, ttl_ms), (key,), number)
         self._near.wrote((key,), number, {}, None)
         return known
+
+    async def fill(self, key: str, value: bytes, ttl_ms: int | None, began: Stamp, *, anew: bool = False) -> bool:
+        """Write what a load has found."""
+        return await self.set(key, value, ttl_ms, nx=not anew)
 
     async def delete_match(self, pattern: str) -> int:
         """Delete the keys that match.  Copies go before, and once more after: reads may have made new ones meanwhile."""

@@ -15,6 +15,7 @@ from ..discovery.base import Discovery
 from ..errors import RedisCommandError, Unavailable
 from ..events import Event, Mode, ModeChanged, Peer, PeerJoined, PeerLeft, PeerModeChanged
 from ..journal import Journal
+from ..loads import Loads
 from ..memory import MemoryTier
 from ..mesh.node import MeshEvent, OpsLost, OpsReceived, StandingChanged
 from ..mesh.settings import Timing
@@ -22,6 +23,7 @@ from ..modes import ModeMachine
 from ..near import Near
 from ..options import Options
 from ..recent import Recent
+from ..redis.batch import BatchLink
 from ..redis.connect import server_of
 from ..redis.link import Link, Server
 from ..redis.names import Names
@@ -32,8 +34,9 @@ from ..redis.tracking import TrackedLink
 from ..redis.url import ClusterEndpoint, Endpoint, Place, SentinelEndpoint
 from ..stamp import HybridClock, Kind, Op, Stamp, make_stamp
 from ..standings import Record, Standing, Standings
-from ..store import Store
+from ..store import Entry, Store
 from ..tier import Tier
+from .addresses import OwnAddresses
 from .background import Background
 from .feed import Feed
 from .membership import LEASE, Membership
@@ -71,8 +74,12 @@ class Runtime:
         front: the tier that answers in ``Mode.REDIS``: ``redis``, or that with the near cache before it.
         near: which copies of what Redis has are kept; closed for ever if ``near_cache`` is "off".
         memory: the tier that answers otherwise.
+        loads: which values are being loaded; told of every change that is heard of.
         through: takes writes that need a stamp while ``redis`` answers.
         mode: which tier answers.
+        recall: what of this instance's memory answers a read at once, before any tier is asked: all of it, or copies, or
+            nothing.  Takes a key and the moment ``now()``.
+        now: the monotonic clock, in seconds.
         epoch: grows with every change of the mode.
         node_id: this instance, 64 bit.
         server: what the last probe learned of Redis, or None.
@@ -90,7 +97,7 @@ class Runtime:
         self.server: Server | None = None
         self._options = options
         self._surroundings = surroundings
-        self._now = now = surroundings.now
+        self.now = self._now = now = surroundings.now
         self._modes = ModeMachine(now(), failure_threshold=options.failure_threshold)
         self.mode = self._modes.mode
         self._feed = Feed()
@@ -98,11 +105,14 @@ class Runtime:
         self._journal = Journal(options.max_dirty) if place is not None else None
         clock = HybridClock(self.node_id, surroundings.wall_ms, int(options.max_skew * 1000))
         self.memory = MemoryTier(self._store, self._journal, clock, now, self._published)
+        self.recall: Callable[[str, float], Entry | None] = self._store.recall
         self._recent = Recent(options.max_dirty)
         self._standings = Standings(gone_after=_GONE_AFTER, forget_after=options.forget_after, lease=LEASE)
         self.epoch = 0
+        self.loads = Loads()
         self.near = Near(self.memory, options.stale_ttl, serves=options.near_cache == "serve")
         self._socket = surroundings.open_socket(options.interfaces, options.port)
+        self._own_addresses = OwnAddresses(self._socket, options.interfaces)
         self._warned: set[str] = set()
         self._mesh = Meshwork(
             node_id=self.node_id,
@@ -174,9 +184,11 @@ class Runtime:
     async def _main(self) -> None:
         async with anyio.create_task_group() as tasks:
             if self._recovery is not None and self._membership is not None:
+                tasks.start_soon(self._link.run)
                 tasks.start_soon(self._recovery.run)
                 tasks.start_soon(self._membership.run)
                 tasks.start_soon(self._mesh.keep_key, self._replay_link, self._names, self.lost)
+                tasks.start_soon(self._own_addresses.run)
             if self._tracker is not None:
                 tasks.start_soon(self._tracker.run)
             tasks.start_soon(self._mesh.run)
@@ -186,7 +198,8 @@ class Runtime:
         assert self._journal is not None
         open_link, now = self._surroundings.open_link, self._now
         names = Names(options.namespace)
-        link = open_link(place, timeout=options.op_timeout)
+        self._direct_link = open_link(place, timeout=options.op_timeout)
+        link = BatchLink(self._direct_link, place.name, options.op_timeout)
         # Connections of its own: a replay never stands in the way of callers, and may take longer than one of them.
         replay = open_link(place, timeout=max(options.op_timeout, _REPLAY_TIMEOUT), connections=2)
         self._closers += [link.aclose, replay.aclose]
@@ -216,7 +229,7 @@ class Runtime:
             names=names,
             now=now,
             wall_ms=self._surroundings.wall_ms,
-            addresses=tuple((address, self._socket.port) for address in self._socket.addresses),
+            addresses=self._own_addresses,
             forget_after=options.forget_after,
             surface=self,
         )
@@ -242,7 +255,7 @@ class Runtime:
         self._tracker = Tracker(
             near=self.near,
             link=writes,
-            find_server=server_of(self._link, place),
+            find_server=server_of(self._direct_link, place),
             tls=Tls((place.master if isinstance(place, SentinelEndpoint) else place).tls),
             names=self._names,
             timeout=options.op_timeout,
@@ -251,8 +264,8 @@ class Runtime:
             changed=self._others_changed,
             warn=lambda line: self.warn_once("near", line),
         )
-        if isinstance(self._link, SentinelLink):
-            self._link.when_moved = writes.abort
+        if isinstance(self._direct_link, SentinelLink):
+            self._direct_link.when_moved = writes.abort
         return writes
 
     # -- what calls and recovery say of Redis
@@ -274,7 +287,7 @@ class Runtime:
         now = self._now()
         if outage.timed_out:
             others = self._link.in_flight + (self._writes.in_flight if self._writes else 0)
-            change = self._modes.timed_out(outage.cause, now, others_in_flight=others)
+            change = self._modes.timed_out(outage.cause, now, others_in_flight=others, repeated=outage.repeated)
         else:
             change = self._modes.failed(outage.cause, now)
         if self.server is None:
@@ -322,9 +335,11 @@ class Runtime:
         if change is None:
             return
         self.mode = change.new
+        self.recall = self.near.recall if change.new is Mode.REDIS else self._store.recall
         self.epoch += 1
         if change.old is Mode.REDIS:
             self._lost_at = self._now()
+            self.memory.remember(self._recent.fenced_since(self._lost_at - self._options.forget_after))
         self.near.follow(redis_answers=change.new is Mode.REDIS)
         if self._tracker is not None:
             self._tracker.wake()
@@ -371,10 +386,11 @@ class Runtime:
         if op.kind is Kind.SWEEP:
             self._recent.swept(op.key, op.stamp, self._now())
         else:
-            self._recent.wrote(op.key, op.stamp, self._now())
+            self._recent.wrote(op.key, op.stamp, self._now(), fenced=True)
 
     def _others_changed(self, keys: list[str] | None) -> None:
         """Redis told of changes that others made."""
+        self.loads.changed(keys, elsewhere=True)
         if keys is None:
             self._recent.flushed(self._now())
         else:
@@ -447,6 +463,7 @@ class Runtime:
                 self._take_ops(event)
             case OpsLost() if self.mode is not Mode.REDIS:
                 self.memory.forget_values()
+                self.loads.changed(None, elsewhere=True)
             case StandingChanged(node_id, standing):
                 self._take_standing(node_id, standing)
             case PeerJoined() | PeerLeft() | PeerModeChanged():
@@ -456,6 +473,7 @@ class Runtime:
                 self._feed.put(event)
 
     def _take_ops(self, event: OpsReceived) -> None:
+        self.loads.heard(event.ops)
         # One that is clean has brought its writes to Redis before it told them.
         node = self._mesh.node
         in_redis = node is not None and node.standing_of(event.node_id).clean

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from ..errors import RedisCommandError, Unavailable
 from ..memory import MemoryTier
 from ..near import Near
-from ..redis.fence import Applied, Condition, Outcome, publish_sweeps, sweep, write
+from ..redis.fence import Applied, Condition, Expires, Outcome, expire, publish_sweeps, sweep, write
 from ..redis.link import Link
 from ..redis.names import Names
 from ..stamp import Kind, Op, Stamp
@@ -95,10 +95,31 @@ class WriteThrough:
     async def expire(self, key: str, ttl_ms: int | None) -> bool:
         """A new time to live.  False if there is no such key."""
         if self._memory.is_in_doubt(key):
-            value = await self._memory.get(key)
-            return value is not None and await self.set(key, value, ttl_ms)
-        outcomes = await self._send([self._memory.draft(Kind.SET, key, b"", ttl_ms)], "TTL")
-        return await self._memory.expire(key, ttl_ms) if outcomes is None else outcomes[0] is not None
+            return await self._memory.expire(key, ttl_ms)
+        number = self._near.writing((key,), drop=False)
+        give = expire(self._link, self._names, key, ttl_ms, self._memory.node_id, self._fence_ttl_ms)
+        try:
+            found = await settled(self._near, self._link, give, (key,), number)
+        except Unavailable as outage:
+            self._lost(outage)
+            return await self._memory.expire(key, ttl_ms)
+        self._near.wrote((key,), number, {}, None)
+        if isinstance(found, Expires):
+            # No newer write, so nothing that Redis might forget: the peers are told, and that is all.
+            self._memory.tell(Kind.SET, key, found.stamp, found.value, ttl_ms)
+        return bool(found)
+
+    async def fill(self, key: str, value: bytes, ttl_ms: int | None, began: Stamp, *, anew: bool = False) -> bool:
+        """What a load has found, with the stamp of the moment when it began: what is newer stays, in memory and in Redis.
+
+        Always False.
+        """
+        if not self._memory.is_outdated(key, began):
+            op = self._memory.draft(Kind.SET, key, value, ttl_ms, began)
+            condition: Condition = "" if anew or self._memory.is_in_doubt(key) else "NX"
+            if await self._send([op], condition, tries=0) is None:
+                await self._memory.fill(key, value, ttl_ms, began, anew=anew)
+        return False
 
     async def delete_match(self, pattern: str) -> int:
         """Delete the keys that match; how many that were.  The others are told first: a key of theirs may be older."""
@@ -120,34 +141,33 @@ class WriteThrough:
 
     # -- inside
 
-    async def _send(self, ops: list[Op], condition: Condition = "") -> list[Outcome] | None:
+    async def _send(self, ops: list[Op], condition: Condition = "", tries: int = _TRIES) -> list[Outcome] | None:
         """The outcomes; None if Redis did not answer."""
         keys = tuple(op.key for op in ops)
         number = self._near.writing(keys, drop=any(op.kind is Kind.DELETE for op in ops))
         try:
-            sent = await settled(self._near, self._link, self._write(ops, condition), keys, number)
+            sent = await settled(self._near, self._link, self._write(ops, condition, tries), keys, number)
         except Unavailable as outage:
             self._lost(outage)
             return None
         except RedisCommandError:
             raise  # nothing has changed
         except BaseException:  # the caller is gone; the write may have been made
-            self._memory.doubt(op for op in ops if condition != "TTL")
+            self._memory.doubt(ops)
             raise
         copies: dict[str, bytes] = {}
         for op, outcome in sent:
             if isinstance(outcome, Applied):
-                whole = _with_value(op, outcome) if condition == "TTL" else op
-                self._settle(whole)
-                if whole.kind is Kind.SET:
-                    copies[whole.key] = whole.value
+                self._settle(op)
+                if op.kind is Kind.SET:
+                    copies[op.key] = op.value
         remaining = min((op.expires_at for op, _ in sent), default=0.0) - self._now()
         self._near.wrote(keys, number, copies, None if remaining == float("inf") else remaining)
         return [outcome for _, outcome in sent]
 
-    async def _write(self, ops: list[Op], condition: Condition) -> list[tuple[Op, Outcome]]:
+    async def _write(self, ops: list[Op], condition: Condition, tries: int) -> list[tuple[Op, Outcome]]:
         outcomes = await write(self._link, self._names, ops, self._now(), self._fence_ttl_ms, condition)
-        for _ in range(_TRIES):
+        for _ in range(tries):
             behind = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, bytes)]
             if not behind:
                 break
@@ -166,8 +186,3 @@ class WriteThrough:
     def _settle(self, op: Op) -> None:
         self._memory.settled(op)
         self._wrote(op)
-
-
-def _with_value(op: Op, outcome: Applied) -> Op:
-    """What the peers are told of a new time to live: the whole value, or to forget the key if it is no string."""
-    return op._replace(value=outcome.value) if outcome.value is not None else op._replace(kind=Kind.INVALIDATE)
