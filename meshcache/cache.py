@@ -34,6 +34,7 @@ from .store import NOT_DECODED, Entry
 from .tier import NO_EXPIRY, NO_KEY, Tier, Writes
 
 if TYPE_CHECKING:
+    from .redis.client import RedisClient
     from .redis.tier import RedisTier
     from .runtime.runtime import Runtime
     from .runtime.surroundings import Surroundings
@@ -74,14 +75,15 @@ class MeshCache:
 
     Args:
         url: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://host1,host2/service`` or
-            ``redis+cluster://host1,host2``; None for no Redis at all, only memory and mesh.
+            ``redis+cluster://host1,host2``; or a ready client of redis-py, of which the way to Redis is taken and nothing
+            else; or None for no Redis at all, only memory and mesh.
         options: see :class:`~meshcache.options.Options`.
 
     Raises:
         ConfigError: the URL or an option is wrong; nothing was started.
     """
 
-    def __init__(self, url: str | None = DEFAULT_URL, **options: Unpack[OptionArguments]) -> None:
+    def __init__(self, url: str | RedisClient | None = DEFAULT_URL, **options: Unpack[OptionArguments]) -> None:
         self._options = Options.of(options)
         self._place, self._shown_as = read_place(url, self._options.credential_provider)
         self._sources = make_sources(self._options.discovery, self._options.interfaces)

@@ -31,7 +31,7 @@ from ..redis.sentinel_link import SentinelLink
 from ..redis.tier import RedisTier
 from ..redis.tls import Tls
 from ..redis.tracking import TrackedLink
-from ..redis.url import ClusterEndpoint, Place, SentinelEndpoint
+from ..redis.url import ClusterEndpoint, Endpoint, Place, SentinelEndpoint
 from ..shares import is_share
 from ..stamp import NOBODY, HybridClock, Kind, Op, Stamp, make_stamp
 from ..standings import Record, Standing, Standings
@@ -209,7 +209,10 @@ class Runtime:
         self._names, self._link, self._replay_link = names, link, replay
         self.front = self.redis = RedisTier(link, names)
         writes: Link = link
-        if options.near_cache != "off":
+        if isinstance(place, ClusterEndpoint):
+            if options.near_cache != "off":
+                self.warn_once("near", "the near cache is off: in a Redis Cluster there is none in this version")
+        elif options.near_cache != "off":
             writes = self._keep_near(place, options)
         self.through = WriteThrough(
             memory=self.memory,
@@ -251,9 +254,8 @@ class Runtime:
             wrote=self._wrote,
         )
 
-    def _keep_near(self, place: Place, options: Options) -> TrackedLink:
+    def _keep_near(self, place: Endpoint | SentinelEndpoint, options: Options) -> TrackedLink:
         assert self.redis is not None
-        assert not isinstance(place, ClusterEndpoint)
         writes = self._writes = TrackedLink(self._link, place.name, options.op_timeout)
         self.front = NearTier(self.near, self.redis, RedisTier(writes, self._names), writes)
         self._tracker = Tracker(
@@ -268,8 +270,8 @@ class Runtime:
             changed=self._others_changed,
             warn=lambda line: self.warn_once("near", line),
         )
-        if isinstance(self._link, SentinelLink):
-            self._link.when_moved = writes.abort
+        if isinstance(self._direct_link, SentinelLink):
+            self._direct_link.when_moved = writes.abort
         return writes
 
     # -- what calls and recovery say of Redis
