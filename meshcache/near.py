@@ -97,6 +97,8 @@ class Near:
             value: what was read; None for a miss.
             begun: what the counter was before the read was sent.
         """
+        if value is not None and self.is_open and self._memory.has_copy(key, value, self._stale_ttl):
+            return  # the usual case: a key that is read again and again
         if begun < self._floor or self._changed.get(key, 0) > begun or key in self._writing or not self.is_open:
             return
         if value is None:

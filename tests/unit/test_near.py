@@ -68,7 +68,7 @@ def test_a_read_of_many_keys_fills_as_many_reads_of_one(instance: Instance) -> N
     instance.filled("other", b"old")
     begun = instance.near.counter
     instance.near.invalidate(["late"])
-    found = {key: b"value" for key in ("same", "new", "other", "late")}
+    found = dict.fromkeys(("same", "new", "other", "late"), b"value")
     instance.near.fill_all([*found, "gone"], found, begun)
     assert [key for key in ("same", "new", "other", "late", "gone") if read(instance, key)] == ["same", "new"]
     instance.near.lose_track()
