@@ -283,12 +283,38 @@ def line(what: str, name: str, own: str, times: Mapping[str, Times]) -> Line:
     )
 
 
+def markdown(lines: Sequence[Line]) -> str:
+    """Two tables for the docs: the goals, and the calls a second of everybody."""
+    goals = ["| what | calls a second | p50, p99 in µs | as fast as | goal | |", "|---|---|---|---|---|---|"]
+    for line in lines:
+        if line.goal:
+            ratios = ", ".join(f"{ratio:.3g} × {peer}" for peer, ratio in line.times_as_fast.items())
+            goals.append(
+                f"| {line.what.partition(':')[0]} | {line.per_second:,} | {line.p50_us:,.2f}, {line.p99_us:,.2f} "
+                f"| {ratios} | {line.goal} | {'held' if line.held else 'missed'} |"
+            )
+    rates: dict[str, dict[str, str]] = {}
+    for line in lines:
+        what, _, who = line.what.rpartition(": ")
+        who = who.removesuffix(", near cache hit")
+        rates.setdefault(what, {})[who] = f"{line.per_second:,}"
+    tables = ["\n".join(goals)]
+    for in_memory in (False, True):
+        rows = {what: row for what, row in rates.items() if ("memory" in what) is in_memory}
+        everybody = list(dict.fromkeys(who for row in rows.values() for who in row))
+        table = [f"| calls a second | {' | '.join(everybody)} |", "|---" * (len(everybody) + 1) + "|"]
+        table += [f"| {what} | {' | '.join(row.get(who, '') for who in everybody)} |" for what, row in rows.items()]
+        tables.append("\n".join(table))
+    return "\n\n".join(tables)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a round")
     parser.add_argument("--quick", action="store_true", help="one short round of each: does it run at all?")
+    parser.add_argument("--markdown", action="store_true", help="the tables of docs/performance.md")
     parser.add_argument("--uvloop", action="store_true")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -297,7 +323,10 @@ if __name__ == "__main__":
         Plan(1, 0.02) if arguments.quick else Plan(arguments.rounds, arguments.seconds),
         backend_options={"use_uvloop": True} if arguments.uvloop else {},
     )
-    show(result, as_json=arguments.json)
+    if arguments.markdown:
+        print(markdown(result))
+    else:
+        show(result, as_json=arguments.json)
     missed = [line.what for line in result if line.held is False]
     say(f"{used}{', uvloop' if arguments.uvloop else ''}")
     say(f"misses its goal: {', '.join(missed)}" if missed else "every goal that was measured is held")
