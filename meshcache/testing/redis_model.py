@@ -346,9 +346,11 @@ class RedisModel:
         if digest not in self._scripts:
             raise ReplyError("NOSCRIPT No matching script. Please use EVAL.")
         keys = _integer(count)
-        return _SCRIPTS[digest](self, client, words[:keys], words[keys:])
+        return _SCRIPTS[digest](self, words[:keys], words[keys:])
 
-    def _fence(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
+    # What a script changes is told to the client that runs it, too, NOLOOP or not: it was another that changed it.
+
+    def _fence(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """fence.lua"""
         key, fence_key = keys
         stamp, fence_ttl, condition, *rest = words
@@ -358,48 +360,48 @@ class RedisModel:
         if fence is not None and not stamp > fence:
             return fence
         if fence is not None or stamp[16] != 3:
-            self.set(client, fence_key, stamp, b"PX", fence_ttl)
+            self.set(None, fence_key, stamp, b"PX", fence_ttl)
         if condition == b"TTL":
             value = self._get(key)
             if len(rest) > 1:
-                self.pexpire(client, key, rest[1])
+                self.pexpire(None, key, rest[1])
             else:
-                self.persist(client, key)
+                self.persist(None, key)
             return [1, value if isinstance(value, bytes) else None]
         if not rest:
-            return [self.unlink(client, key)]
-        self.set(client, key, rest[0], *([b"PX", rest[1]] if len(rest) > 1 else []))
+            return [self.unlink(None, key)]
+        self.set(None, key, rest[0], *([b"PX", rest[1]] if len(rest) > 1 else []))
         return [1]
 
-    def _sweeps(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
+    def _sweeps(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """sweeps.lua"""
         (key,) = keys
         keep, most, *pairs = words
         for pattern, stamp in zip(pairs[::2], pairs[1::2], strict=True):
-            old = self.hget(client, key, pattern)
+            old = self.hget(None, key, pattern)
             if old is None or stamp > old:
-                self.hset(client, key, pattern, stamp)
-        if self.hlen(client, key) > int(most):
-            newest = max(self.hvals(client, key))
-            self.unlink(client, key)
-            self.hset(client, key, b"*", newest)
-        self.pexpire(client, key, keep)
+                self.hset(None, key, pattern, stamp)
+        if self.hlen(None, key) > int(most):
+            newest = max(self.hvals(None, key))
+            self.unlink(None, key)
+            self.hset(None, key, b"*", newest)
+        self.pexpire(None, key, keep)
         return 1
 
-    def _registry(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
+    def _registry(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """registry.lua"""
         (key,) = keys
         name, registered = words[:2]
         lease, keep = map(int, words[2:4])
         now = self._now_ms()
-        self.hset(client, key, name, b"%d " % (now + lease) + registered)
-        self.pexpire(client, key, b"%d" % (lease + keep))
+        self.hset(None, key, name, b"%d " % (now + lease) + registered)
+        self.pexpire(None, key, b"%d" % (lease + keep))
         others = []
-        for other, text in self.hgetall(client, key).items():
+        for other, text in self.hgetall(None, key).items():
             match = _REGISTERED.fullmatch(text)
             left = int(match[1]) - now if match else None
             if match is None or left is None or left < -keep:
-                self.hdel(client, key, other)
+                self.hdel(None, key, other)
             elif other != name:
                 others.append([other, left, match[2]])
         return others
