@@ -188,7 +188,9 @@ def some_command(random: Random, *, with_ttl: bool = True) -> list[bytes]:
     kinds = ["strings", "strings", "keys", "keys", "hashes", "fence", "fence", "fence", "sweeps"]
     kind = random.choice([*kinds, "registry"] if with_ttl else kinds)
     if kind == "strings":
-        options = random.choice([[], [b"NX"], [b"XX"], [b"PX", ttl], [b"NX", b"PX", ttl], [b"PX", b"0"], [b"NX", b"XX"]])
+        options = random.choice(
+            [[], [b"NX"], [b"XX"], [b"PX", ttl], [b"NX", b"PX", ttl], [b"PX", b"0"], [b"NX", b"XX"]]
+        )
         return random.choice(
             [
                 [b"SET", key, value, *options],
