@@ -188,6 +188,8 @@ class OutageSimulation:
             case "crash":
                 instance.kill()
                 self._mute(instance.place, fault)
+            case "clock":
+                instance.wall_ahead = fault.ahead
             case "leave":
                 if instance.process.is_running:
                     self._tasks.append((instance, self._world.loop.create_task(instance.leave())))
@@ -225,6 +227,8 @@ class OutageSimulation:
             case "pause":
                 if not instance.is_killed:
                     instance.process.go_on()
+            case "clock":
+                instance.wall_ahead = self.schedule.skews[instance.place]
             case "crash" | "leave":
                 if instance.gone_at < inf:
                     self._open(instance.place)
@@ -281,7 +285,7 @@ class OutageSimulation:
         keys += [key for key in COUNTERS if CAN_COUNT and key not in keys]
         for instance in self._instances:
             if instance.lives:
-                found = await instance.read(keys)
+                found = await instance.read(keys, one_by_one=bool(self._reads))
                 self._reads += [Read(instance.name, key, found.get(key), self._world.now) for key in keys]
         assert self._server.model is not None
         for key in keys:

@@ -27,7 +27,7 @@ class Fault:
 
     Attributes:
         kind: of Redis ``kill``, ``empty``, ``snapshot`` (killed, and started with all its data, none, or older data) and
-            ``stop``; of a wire one of :data:`~meshcache.testing.wire.CUTS`; of a process ``pause``, ``crash`` and ``leave``;
+            ``stop``; of a wire one of :data:`~meshcache.testing.wire.CUTS`; of a process ``pause``, ``crash``, ``leave`` and ``clock``;
             of the network ``drop`` and ``partition``.
         at: when, in seconds from the start.
         until: when it is made good; at the end of the run at the latest.
@@ -37,6 +37,7 @@ class Fault:
         loss: of a ``drop``: the part of datagrams that is lost.
         places: of a ``drop`` those at the other side; of a ``partition`` those at one side.
         one_way: whether only what the one side sends is dropped.
+        ahead: of a ``clock``: how far the wall clock is ahead meanwhile, in seconds.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Fault:
     loss: float = 1.0
     places: tuple[int, ...] = ()
     one_way: bool = False
+    ahead: float = 0.0
 
     def concerns(self, source: int, destination: int) -> bool:
         """Whether datagrams on this way may be dropped by it."""
@@ -63,6 +65,8 @@ class Fault:
         told = f"{self.at:.3f} to {self.until:.3f}: {self.kind}{who}"
         if self.kind == "snapshot":
             told += f" (back as it was at {self.saved_at:.3f})"
+        if self.kind == "clock":
+            told += f" ({self.ahead:+.3f})"
         if self.kind == "partition":
             told += (
                 f" (between {', '.join(map(name_of, self.places))} and the others{', one way' if self.one_way else ''})"
@@ -110,7 +114,8 @@ class Schedule:
     @property
     def slack(self) -> float:
         """How far apart two writes must be until their stamps tell which is newer, in seconds."""
-        return max(self.skews) - min(self.skews) + 0.003
+        aheads = [*self.skews, *(fault.ahead for fault in self.faults if fault.kind == "clock")]
+        return max(aheads) - min(aheads) + 0.003
 
     def __str__(self) -> str:
         begins = ", ".join(
@@ -269,6 +274,10 @@ def _of_victim(random: Random, at: float, until: float, place: int, count: int) 
     return Fault(random.choice(["crash", "crash", "leave"]), at, until, place)
 
 
+def _of_clock(random: Random, at: float, until: float, place: int, count: int) -> Fault:
+    return Fault("clock", at, until, place, ahead=random.choice([-1, 1]) * _between(random, 0.01, 5.0))
+
+
 _KINDS: Final[list[tuple[str, _Make]]] = [
     ("redis", _of_redis),
     ("redis", _of_redis),
@@ -278,6 +287,7 @@ _KINDS: Final[list[tuple[str, _Make]]] = [
     ("socket", _of_socket),
     ("network", _of_network),
     ("victim", _of_victim),
+    ("victim's clock", _of_clock),
 ]
 """What is struck, and how."""
 

@@ -86,6 +86,7 @@ class Instance:
         place: the same after a restart.
         process: can be stopped and continued.
         wire: to Redis.
+        wall_ahead: how far its wall clock is ahead, in seconds.
         opened_at: when the cache was open; ``inf`` if it is not yet.
         gone_at: when it was killed, or closed by the schedule.
         is_killed: which of the two.
@@ -97,6 +98,7 @@ class Instance:
         self.place = place
         self.opened_at = self.gone_at = inf
         self.is_killed = False
+        self.wall_ahead = schedule.skews[place]
         self.process = Process(world.loop, self.name)
         self._seed = f"{schedule.seed} {self.name}"
         random = _random(self._seed)
@@ -156,9 +158,9 @@ class Instance:
         if self._clients:
             await asyncio.wait(self._clients)
 
-    async def read(self, keys: Sequence[str]) -> dict[str, Any]:
+    async def read(self, keys: Sequence[str], *, one_by_one: bool) -> dict[str, Any]:
         """What can be read here."""
-        return await self.process.start(self._cache.get_many(keys))
+        return await self.process.start(self._read(keys, one_by_one=one_by_one))
 
     async def bury(self) -> None:
         """The simulation is over: let go of everything."""
@@ -182,6 +184,10 @@ class Instance:
         for number in range(_CLIENTS):
             random = _random(f"{self._seed} {number}")
             self._clients.append(asyncio.create_task(self._call_often(random, pause)))
+
+    async def _read(self, keys: Sequence[str], *, one_by_one: bool) -> dict[str, Any]:
+        found = await self._cache.get_many(keys)
+        return {key: await self._cache.get(key) for key in found} if one_by_one else found
 
     async def _call_often(self, random: Random, pause: float) -> None:
         while not self._is_halted:
@@ -213,12 +219,11 @@ class Instance:
 
     def _surroundings(self, ahead: float) -> Surroundings:
         world = self._world
-        wall_at_zero = WALL_MS + int(world.schedule.skews[self.place] * 1000)
         seed = f"{self._seed} inside"
         world.names[f"{_random(seed).getrandbits(64):016x}"] = self.name  # the first that the runtime draws
         return Surroundings(
             now=lambda: world.loop.time() + ahead,
-            wall_ms=lambda: wall_at_zero + int(world.loop.time() * 1000),
+            wall_ms=lambda: WALL_MS + int((world.loop.time() + self.wall_ahead) * 1000),
             random=_random(seed),
             open_socket=self._open_socket,
         )
