@@ -116,7 +116,7 @@ class History:
         calls: every call, in any order.
         reads: what was read after healing, on each instance and in Redis.
         incidents: for the story.
-        heard_until: of each killed instance, until when its writes must have been heard by a peer; see :func:`heard_until`.
+        heard_until: of each instance that is gone, until when its writes must have been heard by a peer; see :func:`heard_until`.
         forgotten: of each instance that is gone, when it made what Redis has forgotten since: nobody else need know of it.
         slack: how far apart in real time two writes must be until it is certain which is newer, in seconds: as much as the
             clocks of the instances disagree, and a little.

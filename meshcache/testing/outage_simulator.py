@@ -308,11 +308,13 @@ class OutageSimulation:
             calls=calls,
             reads=self._reads,
             incidents=world.incidents,
-            heard_until={one.name: self._heard_until(one) for one in self._instances if one.is_killed},
+            heard_until={one.name: self._heard_until(one) for one in self._instances if one.gone_at < inf},
             forgotten={one.name: self._forgotten_of(one) for one in self._instances if one.gone_at < inf},
             slack=self.schedule.slack,
             is_exact=not any(one.gone_at < inf for one in self._instances)
-            and not any(fault.kind in ("empty", "snapshot") for fault in self.schedule.faults),
+            and not any(fault.kind in ("empty", "snapshot") for fault in self.schedule.faults)
+            and not {"max_dirty", "max_entries"} & self.schedule.options.keys()
+            and self.schedule.options["on_recovery"] == "replay",
             began=world.start,
         )
         outcome.violations = [*self._failures, *judge(history)]
@@ -321,6 +323,8 @@ class OutageSimulation:
 
     def _heard_until(self, instance: Instance) -> float:
         """See :func:`~meshcache.testing.history.heard_until`."""
+        if instance.went_alone:
+            return instance.opened_at
         loss = self.schedule.weather.loss
         silent: dict[int, list[Interval]] = {place: [] for place in range(len(self._world.addresses))}
         for place, interval in self._muted:
