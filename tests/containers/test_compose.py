@@ -64,15 +64,16 @@ def test_an_outage_under_load(twins: list[Deployment], capsys: pytest.CaptureFix
     assert one.translate("Good morning today").body == {"translation": "guten morgen heute"}
     assert one.add("zoe").status == 201
     all_list(gateways, "@zo", ["zoe"])
-    all_hit(gateways, "Good morning today")
+    known = eventually_sync(lambda: shared_by(one, gateways), 5, message="what one gateway loads, the others have")
     began = time.time()
     site.load_for(8)
 
+    all_hit(gateways, known)  # so each has read it just now: on a machine that is too slow, copies come and go
     killed = time.time()
     site.compose("kill", "redis")
-    all_hit(gateways, "Good morning today")
+    all_hit(gateways, known)
     site.wait_for_mode("memory", 10)  # and /healthz is 200, so nobody restarts it
-    text = eventually_sync(lambda: shared_by(two, gateways), 5, message="what one gateway loads, the others have")
+    new = eventually_sync(lambda: shared_by(two, gateways), 5, message="what one gateway loads, the others have")
     assert two.remove("zoe").status == 204
     all_list(gateways, "@zo", [])
     assert three.add("zora").status == 201
@@ -82,7 +83,7 @@ def test_an_outage_under_load(twins: list[Deployment], capsys: pytest.CaptureFix
     back = time.time()
     site.compose("start", "redis")
     site.wait_for_mode("redis", 20)
-    all_hit(gateways, text)
+    all_hit(gateways, new)
     all_list(gateways, "@zo", ["zora"])
     assert site.redis_cli("EXISTS", "gateway:mentions:zo") == "1"
     site.load_for(6)
@@ -91,23 +92,27 @@ def test_an_outage_under_load(twins: list[Deployment], capsys: pytest.CaptureFix
         deployment.compose("stop", "load")
     seconds, others = site.seconds(), twin.seconds()
     before, during, after = between(seconds, began, killed), between(seconds, killed, back), between(seconds, back)
-    ratio, noise = compared(between(during, killed + 2), others)
-    same, its_noise = compared(before, others)
+    settled = between(during, killed + 2)
+    median_ratio, _ = compared(settled, others, "p50_ms")
+    ratio, noise = compared(settled, others, "p99_ms")
+    ratio_before, noise_before = compared(before, others, "p99_ms")
     failed = sum(second["failed"] for second in seconds)
-    ratios = [hit_ratio(span) for span in (before, during, after)]
+    hit_ratios = [hit_ratio(span) for span in (before, during, after)]
     with capsys.disabled():
         print(
             f"\n  requests {sum(second['requests'] for second in seconds)}, failed {failed}"
-            f"\n  hit ratio before {ratios[0]:.2%}, in the outage {ratios[1]:.2%}, after {ratios[2]:.2%}"
+            f"\n  hit ratio before {hit_ratios[0]:.2%}, in the outage {hit_ratios[1]:.2%}, after {hit_ratios[2]:.2%}"
             f"\n  a cached request, median and p99: before {latency(before)}, in the outage {latency(during)}, "
             f"after {latency(after)}"
-            f"\n  p99 against the twin with Redis, in the same seconds: in the outage {ratio:.2f} times "
-            f"(noise {noise:.2f}); before it {same:.2f} times (noise {its_noise:.2f})"
+            f"\n  against the twin with Redis, in the same seconds: in the outage the median is {median_ratio:.2f} times "
+            f"the twin's, p99 {ratio:.2f} times (chance: up to {noise:.2f}); before it, p99 {ratio_before:.2f} times "
+            f"({noise_before:.2f})"
             f"\n  the slowest when Redis went: {max(second['longest_ms'] for second in during[:3]):.0f} ms"
         )
     assert failed == 0, [line for line in site.printed() if "failure" in line][:10]
-    assert max(ratios) - min(ratios) < 0.02, ratios
-    assert ratio < noise, (ratio, noise)
+    assert max(hit_ratios) - min(hit_ratios) < 0.02, hit_ratios
+    assert median_ratio < 1
+    assert ratio <= noise, (ratio, noise)
 
 
 def all_hit(gateways: list[Service], text: str) -> None:
@@ -132,8 +137,8 @@ def shared_by(writer: Service, gateways: list[Service]) -> str | None:
 
 
 def between(seconds: list[Second], start: float, end: float = inf) -> list[Second]:
-    """The seconds that lie in a span of time."""
-    return [second for second in seconds if start <= second["time"] - 1 and second["time"] <= end]
+    """The seconds that ended in a span of time."""
+    return [second for second in seconds if start < second["time"] <= end]
 
 
 def hit_ratio(seconds: list[Second]) -> float:
@@ -147,8 +152,8 @@ def latency(seconds: list[Second]) -> str:
     return f"{p50:.2f} and {p99:.2f} ms"
 
 
-def compared(ours: list[Second], theirs: list[Second]) -> tuple[float, float]:
-    """How many times theirs our p99 is, and up to where that may be chance.
+def compared(ours: list[Second], theirs: list[Second], figure: str) -> tuple[float, float]:
+    """How many times theirs a figure of ours is, and up to where that may be chance.
 
     Each second is compared with the other's same second, so what slows the machine slows both.  The ratios scatter, some
     of them widely: hence their median, and its standard error from the median deviation.  Chance passes three of those
@@ -157,7 +162,7 @@ def compared(ours: list[Second], theirs: list[Second]) -> tuple[float, float]:
     ratios = []
     for second in ours:
         other = min(theirs, key=lambda their, second=second: abs(their["time"] - second["time"]))
-        ratios.append(log(second["p99_ms"] / other["p99_ms"]))
+        ratios.append(log(second[figure] / other[figure]))
     middle = median(ratios)
     deviation = 1.4826 * median(abs(ratio - middle) for ratio in ratios)  # of a normal distribution
     return exp(middle), exp(3 * 1.2533 * deviation / sqrt(len(ratios)))
