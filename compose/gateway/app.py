@@ -4,7 +4,7 @@
     GET    /mentions?q=@ad      -> {"members": ["ada", "adam", "adele"]}
     POST   /members             {"name": "adalbert"} -> 201, or 200 if there is one
     DELETE /members/{name}      204, or 404 if there is none
-    GET    /healthz             -> {"status": "ok", "mode": "redis", "mode_seconds": 12.3, "peers": 2}
+    GET    /healthz             -> {"status": "ok", "mode": "redis", "mode_seconds": 12.3, "peers": 2, "near_tracking": true}
 
 ``x-cache: HIT`` or ``MISS`` says whether the cache had the answer, ``x-cache-mode`` which tier answers now.  What the caller
 did wrong is 400 and ``{"error": ...}``.  ``/healthz`` is 200 as long as the gateway answers: in an outage of Redis it
@@ -85,11 +85,10 @@ async def remove_member(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """That the gateway answers, and which tier of its cache does."""
+    """That the gateway answers; which tier of its cache does, and whether it is ready for an outage."""
     stats = request.app.state.cache.stats()
-    return JSONResponse(
-        {"status": "ok", "mode": stats["mode"], "mode_seconds": stats["mode_seconds"], "peers": stats["peers"]}
-    )
+    told = {name: stats[name] for name in ("mode", "mode_seconds", "peers", "near_tracking")}
+    return JSONResponse({"status": "ok", **told})
 
 
 async def fields_of(request: Request, *names: str) -> list[str]:

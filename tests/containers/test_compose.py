@@ -69,7 +69,8 @@ def test_an_outage_under_load(twins: list[Deployment], capsys: pytest.CaptureFix
     began = time.time()
     site.load_for(8)
 
-    all_hit(gateways, known)  # so each has read it just now: on a machine that is too slow, copies come and go
+    site.wait_for_mode("redis", 40)  # on a machine that is too slow for Redis, the mode and the copies come and go
+    all_hit(gateways, known)
     killed = time.time()
     site.compose("kill", "redis")
     all_hit(gateways, known)
