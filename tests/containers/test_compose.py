@@ -2,8 +2,8 @@
 
 Whether it is *as quick* without Redis cannot be told from before and after: on a busy machine the 99th percentile of two
 spans differs by more than Redis costs.  So the deployment has a twin, under the same load in the same seconds, whose Redis
-lives, and is compared with it second by second.  If both are as quick, it is by chance which is slower in a second; the
-test fails if it is nearly always the one in the outage.
+lives, and is compared with it second by second.  If both are as quick, it is by chance which is slower in a second, and
+by how much; the test fails if it is clearly, and nearly always, the one in the outage.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def told(ratios: list[float]) -> str:
 
 
 def is_worse(ratios: list[float]) -> bool:
-    """Whether it is more so often that chance would do it less than once in a thousand times (a sign test)."""
-    number = len(ratios)
-    more = sum(ratio > 1 for ratio in ratios)
-    return sum(comb(number, times) for times in range(more, number + 1)) / 2**number < 0.001
+    """Whether it is more by a quarter, and more so often that chance does it less than once in a hundred times."""
+    number, more = len(ratios), sum(ratio > 1 for ratio in ratios)
+    chance = sum(comb(number, times) for times in range(more, number + 1)) / 2**number
+    return median(ratios) > 1.25 and chance < 0.01
