@@ -17,6 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from meshcache import MeshCache
 from meshcache.options import Options
 
 COMPOSE = Path(__file__).resolve().parents[1] / "compose"
@@ -87,9 +88,10 @@ class TestMesh:
 
 
 class TestRest:
-    def test_variables_are_options(self) -> None:
+    def test_variables_make_a_cache(self) -> None:
         options = {"URL", *(item.name.upper() for item in fields(Options))}
         assert {name.removeprefix("MESHCACHE_") for name in ENVIRONMENT} <= options
+        MeshCache(**Options.environment({**ENVIRONMENT, "MESHCACHE_SECRET": "the secret of the cluster"}))
 
     @pytest.mark.parametrize("kind", ["startupProbe", "readinessProbe", "livenessProbe"])
     def test_probes_ask_what_does_not_depend_on_redis(self, kind: str) -> None:

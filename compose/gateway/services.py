@@ -20,8 +20,8 @@ TRANSLATION_TTL = 3600.0
 """In seconds.  A translation does not change; it may as well stay."""
 
 MENTIONS_TTL = 60.0
-"""In seconds.  Lists are invalidated when they change.  But a list that was being loaded while a member was added can be
-stored just behind the invalidation: this is how long it may then be wrong."""
+"""In seconds.  Lists are invalidated when they change.  But where a gateway cannot know yet that another has invalidated a
+list which it is just loading, the old one is stored: this is how long it may then be wrong."""
 
 LONGEST_TEXT = 500
 SUGGESTIONS = 8
@@ -99,12 +99,14 @@ class Members:
 
 async def through(cache: MeshCache, key: str, ttl: float, load: Callable[[], Awaitable[Any]]) -> tuple[Any, bool]:
     """What the cache has under the key, else what ``load`` gives, kept for ``ttl`` seconds; and whether the cache had it."""
-    value = await cache.get(key)  # no value here is None
-    if value is not None:
-        return value, True
-    value = await load()
-    await cache.set(key, value, ttl=ttl)
-    return value, False
+    hit = True
+
+    async def loader() -> Any:
+        nonlocal hit
+        hit = False
+        return await load()
+
+    return await cache.get_or_set(key, loader, ttl), hit
 
 
 def check_name(name: str) -> str:
