@@ -23,6 +23,7 @@ from math import inf
 from random import Random
 from typing import Any, Final
 
+from ..glob import MATCH_ALL
 from .datagrams import Ether
 from .history import REDIS, History, Interval, Read, Violation, heard_until, judge
 from .network import Packet, Weather
@@ -309,6 +310,7 @@ class OutageSimulation:
             forgotten={one.name: self._forgotten_of(one) for one in self._instances if one.gone_at < inf},
             slack=self.schedule.slack,
             is_exact=not any(one.gone_at < inf for one in self._instances)
+            and not any(call.what == "delete_match" and call.key == MATCH_ALL for call in calls)
             and not any(fault.kind in ("empty", "snapshot") for fault in self.schedule.faults),
             began=world.start,
         )
