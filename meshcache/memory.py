@@ -52,6 +52,8 @@ class MemoryTier:
         self.store = store
         self.counters = Counters(store, clock, count_life, stale_ttl)
         self.journal = journal
+        if journal is not None:
+            store.share_lost = journal.dismiss
         self.refused_stamps = 0
         self.node_id = clock.node_id
         self._clock = clock
