@@ -20,7 +20,7 @@ from weakref import WeakSet
 import anyio
 import anyio.lowlevel
 
-from .arguments import check_key, check_keys, check_pattern, ttl_to_ms
+from .arguments import check_amount, check_key, check_keys, check_pattern, ttl_to_ms
 from .cached import CachedFunction, Decorator, check_unambiguous
 from .discovery.sources import make_sources
 from .errors import ClosedError, CodecError, Unavailable
@@ -238,6 +238,39 @@ class MeshCache:
         """
         key, ttl_ms = check_key(key), ttl_to_ms(ttl)
         return await self._write(lambda tier: tier.expire(key, ttl_ms), key)
+
+    async def incr(self, key: str, amount: int = 1, *, ttl: float | timedelta | None = None) -> int:
+        """Add to a counter, which begins at 0.
+
+        Redis counts it once, whatever happens on the way.  In an outage the instances tell each other what they count;
+        each sees what it has heard of, and Redis gets the sum.
+
+        Args:
+            key: as for :meth:`set`.  What ``set`` wrote can be counted if it is an int (with codec "text" or "bytes", its digits).
+            amount: what to add; may be negative.
+            ttl: time to live in seconds of a counter that is made by this; as for :meth:`set`.  One that exists keeps its own.
+
+        Returns:
+            The counter after that.
+
+        Raises:
+            TypeError, ValueError: the key, amount or ttl is wrong.
+            RedisCommandError: what is stored is no integer, or the sum does not fit into 64 bit, in an outage too; or Redis
+                refuses it for good.  Nothing was changed.
+            ClosedError: the cache is not open.
+        """
+        key, amount, ttl_ms = check_key(key), check_amount(amount), self._ttl_ms(ttl)
+        if self._open().loads:
+            await self._make_way((key,))
+        through = self._write_through()
+        if through is not None:
+            return await through.incr(key, amount, ttl_ms)
+        await self._take_turns()
+        return await self._open().memory.incr(key, amount, ttl_ms)
+
+    async def decr(self, key: str, amount: int = 1, *, ttl: float | timedelta | None = None) -> int:
+        """Subtract from a counter.  As :meth:`incr`."""
+        return await self.incr(key, -check_amount(amount), ttl=ttl)
 
     # -- many keys
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from itertools import islice
 
 from .glob import MATCH_ALL, matcher
+from .shares import visible
 from .stamp import Stamp
 from .store import add_sweep
 
@@ -64,7 +65,7 @@ class Journal:
         """The stamp of the newest write or sweep of a dirty key, which the store may have given up; None if it is not dirty."""
         newest = self._keys.get(key)
         for pattern, stamp in self._sweeps.items():
-            if (newest is None or stamp > newest) and matcher(pattern)(key):
+            if (newest is None or stamp > newest) and matcher(pattern)(visible(key)):
                 newest = stamp
         return newest
 
@@ -121,4 +122,4 @@ class Journal:
         self.ghosts.clear()
 
     def _is_swept(self, key: str) -> bool:
-        return bool(self._sweeps) and any(matcher(pattern)(key) for pattern in self._sweeps)
+        return bool(self._sweeps) and any(matcher(pattern)(visible(key)) for pattern in self._sweeps)

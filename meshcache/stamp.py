@@ -16,12 +16,27 @@ from enum import IntEnum
 from math import inf
 from typing import Final, NamedTuple, NewType
 
-__all__ = ["STAMP_BYTES", "HybridClock", "Kind", "Op", "Stamp", "make_stamp", "stamp_ms", "stamp_node", "successor"]
+__all__ = [
+    "NOBODY",
+    "STAMP_BYTES",
+    "HybridClock",
+    "Kind",
+    "Op",
+    "Stamp",
+    "make_stamp",
+    "stamp_ms",
+    "stamp_node",
+    "successor",
+]
 
 Stamp = NewType("Stamp", bytes)
 """16 bytes whose order is the order of writes."""
 
 STAMP_BYTES: Final = 16
+
+NOBODY: Final = 0
+"""Stands in a stamp for an instance that is not known: somebody changed a key, and who knows how."""
+
 _MAX_MS: Final = 2**48 - 1
 _MAX_COUNTER: Final = 2**16 - 1
 

@@ -7,6 +7,9 @@ refuses older writes that are still on their way.  A sweep (delete by pattern) i
 
 While Redis answers, the store may also *keep* copies of what Redis has, for an outage to come (see ``near``).  They have no
 stamp: any stamped write replaces them, they leave no tombstone, and peers are told nothing of them.
+
+Shares of counters (see ``shares``) are entries like others, under hidden keys.  What is special about them: a write of the
+counter itself that is newer than the beginning of their series ends them.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any, Final
 
 from .buckets import BUCKETS, Buckets, Version
 from .glob import MATCH_ALL, matcher
+from .shares import counter_of, is_share, share_id, unpack_share, visible
 from .stamp import Kind, Op, Stamp
 
 __all__ = ["ENTRY_OVERHEAD_BYTES", "MAX_SWEEPS", "NOT_DECODED", "UNSTAMPED", "Entry", "Store", "add_sweep"]
@@ -82,6 +86,7 @@ class Store:
         evictions: entries given up because the store was full.
         buckets: the versions of all entries, tombstones and sweeps, summed up; without the copies.
         copies: how many of the entries are copies of what Redis has.
+        shares: the hidden keys of each counter's shares, tombstones too.
     """
 
     def __init__(self, max_entries: int, max_bytes: int, tombstone_ttl: float) -> None:
@@ -95,6 +100,7 @@ class Store:
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # the least recently used first
         self.buckets = Buckets()
         self.copies = 0
+        self.shares: dict[str, set[str]] = {}
         self._sweeps: dict[str, Stamp] = {}
         self._newest_sweep = b""  # a newer write, so nearly every one, need not look at the patterns
         self._newest_evicted = b""
@@ -120,10 +126,10 @@ class Store:
         return entry.value
 
     def recall(self, key: str, now: float) -> Entry | None:
-        """The entry, if it has a value now.  As :meth:`get`, but a miss is not counted."""
+        """The entry, if it has a value now that can be read by itself.  As :meth:`get`, but a miss is not counted."""
         entries = self._entries
         entry = entries.get(key)
-        if entry is None or entry.expires_at <= now:
+        if entry is None or entry.expires_at <= now or (self.shares and self._is_counted(key)):
             return None
         entries.move_to_end(key)
         self.hits += 1
@@ -150,20 +156,24 @@ class Store:
         return entry
 
     def keys(self, pattern: str, now: float, *, copies: bool = True) -> Iterator[str]:
-        """The keys that have a value and match, with or without the copies.  The store must not change meanwhile."""
+        """The keys that have a value and match, with or without the copies; no hidden ones.  The store must not change
+        meanwhile."""
         matches = matcher(pattern)
         for key, entry in self._entries.items():
-            if entry.expires_at > now and (copies or entry.stamp) and matches(key):
+            if entry.expires_at > now and (copies or entry.stamp) and matches(key) and not is_share(key):
                 yield key
 
     def apply(self, op: Op, now: float) -> bool:
         """Take in a write.
 
         Returns:
-            False if the store knows a newer write of the key, or this very one, or may have known one: nothing has changed.
+            False if the store knows a newer write of the key, or this very one, or may have known one, or if it is a share
+            of a counter that was written since: nothing has changed.
         """
         if op.kind is Kind.SWEEP:
             return self._sweep(op, now)
+        if is_share(op.key) and not self._may_take_share(op):
+            return False
         entry = self._entries.get(op.key)
         if entry is not None and entry.stamp:
             if (entry.stamp, entry.kind) >= (op.stamp, op.kind):
@@ -239,6 +249,9 @@ class Store:
     def _discard(self) -> None:
         """Have no entries any more.  To let go of a million of them takes long: that is done bit by bit."""
         self._discarded += [self._entries, *self._calendar.days()]
+        if self.shares:
+            self._discarded.append(self.shares)
+            self.shares = {}
         self._entries = OrderedDict()
         self._calendar = _Calendar()
         self.bytes = self.copies = 0
@@ -246,10 +259,10 @@ class Store:
     # -- copies of what Redis has
 
     def copy(self, key: str, now: float) -> Entry | None:
-        """The copy of what Redis has; None if there is none.  Makes it the most recently used entry."""
+        """The copy of what Redis has; None if there is none that can be read by itself.  Makes it the most recently used entry."""
         entries = self._entries
         entry = entries.get(key)
-        if entry is None or entry.stamp or entry.expires_at <= now:
+        if entry is None or entry.stamp or entry.expires_at <= now or (self.shares and self._is_counted(key)):
             return None
         entries.move_to_end(key)
         return entry
@@ -342,15 +355,35 @@ class Store:
         self.clear()
         for key, entry in kept:
             self._entries[key] = entry
+            self._index(key)
             self.bytes += entry.size
             self.buckets.put(key, entry.stamp)
             if entry._due is not None:
                 self._calendar.add(key, entry._due - 1)
 
     def forget_values(self) -> None:
-        """Forget every key that has a value; what was deleted stays deleted."""
-        for key in [key for key, entry in self._entries.items() if entry.value is not None]:
+        """Forget every key that has a value; what was deleted stays deleted.  Shares stay: what was counted was counted."""
+        for key in [key for key, entry in self._entries.items() if entry.value is not None and not is_share(key)]:
             self._drop(key, self._entries[key])
+
+    # -- shares
+
+    def shares_of(self, key: str, now: float) -> list[tuple[str, Entry]]:
+        """The shares of a counter that have a value, under their hidden keys; makes them the most recently used entries."""
+        found = []
+        for name in self.shares.get(key, ()):
+            entry = self._entries[name]
+            if entry.expires_at > now:
+                self._entries.move_to_end(name)
+                found.append((name, entry))
+        return found
+
+    def end_series(self, key: str, stamp: Stamp) -> list[str]:
+        """The counter was written: shares whose series began before go.  Their hidden keys."""
+        old = [name for name in self.shares.get(key, ()) if self._series(self._entries[name]) < stamp]
+        for name in old:
+            self._drop(name, self._entries[name])
+        return old
 
     # -- inside
 
@@ -405,6 +438,10 @@ class Store:
         self._newest = max(self._newest, op.stamp)
         self.buckets.put(op.key, op.stamp)
         entry._due = self._calendar.add(op.key, leaves_at)
+        if is_share(op.key):
+            self._index(op.key)
+        elif op.key in self.shares:
+            self.end_series(op.key, op.stamp)
         while self._is_full():
             self._evict()
 
@@ -439,10 +476,39 @@ class Store:
         """Settle the accounts of an entry that has left the map."""
         self.bytes -= entry.size
         self._calendar.remove(key, entry._due)
-        if entry.stamp:
-            self.buckets.remove(key)
-        else:
+        if not entry.stamp:
             self.copies -= 1
+            return
+        self.buckets.remove(key)
+        if is_share(key):
+            shares = self.shares[counter_of(key)]
+            shares.discard(key)
+            if not shares:
+                del self.shares[counter_of(key)]
+
+    def _is_counted(self, key: str) -> bool:
+        """Whether the key is that of a counter with shares, or hidden."""
+        return key in self.shares or is_share(key)
+
+    def _index(self, key: str) -> None:
+        if is_share(key):
+            self.shares.setdefault(counter_of(key), set()).add(key)
+
+    def _may_take_share(self, op: Op) -> bool:
+        """Whether it is one, and the counter was not written after its series began."""
+        try:
+            share_id(op.key)
+            if op.kind is not Kind.SET:
+                return True
+            series = unpack_share(op.value).series
+        except ValueError:
+            return False
+        key = counter_of(op.key)
+        counter = self._entries.get(key)
+        return (counter is None or counter.stamp <= series) and not self._is_swept(key, series)
+
+    def _series(self, share: Entry) -> bytes:
+        return b"" if share.value is None else unpack_share(share.value).series
 
     def _forget_sweeps(self) -> None:
         for pattern in self._sweeps:
@@ -465,15 +531,17 @@ class Store:
         self._sweeps_end = max(self._sweeps_end, min(now + self._tombstone_ttl, op.expires_at))
         matches = matcher(pattern)
         stamp = self._sweeps[pattern]
-        for key in [key for key, entry in self._entries.items() if entry.stamp < stamp and matches(key)]:
+        for key in [key for key, entry in self._entries.items() if entry.stamp < stamp and matches(visible(key))]:
             self._drop(key, self._entries[key])
+        for key in [key for key in self.shares if matches(key)]:
+            self.end_series(key, stamp)
         return True
 
     def _knows_sweep(self, pattern: str, stamp: Stamp) -> bool:
         return stamp <= max(self._sweeps.get(pattern, b""), self._sweeps.get(MATCH_ALL, b""))
 
     def _is_swept(self, key: str, stamp: Stamp) -> bool:
-        return any(stamp < swept and matcher(pattern)(key) for pattern, swept in self._sweeps.items())
+        return any(stamp < swept and matcher(pattern)(visible(key)) for pattern, swept in self._sweeps.items())
 
 
 def add_sweep(sweeps: dict[str, Stamp], pattern: str, stamp: Stamp) -> str:

@@ -21,6 +21,7 @@ import msgpack
 
 from ..buckets import BUCKETS, HASH_BYTES, Version
 from ..events import Mode
+from ..shares import PREFIX_BYTES
 from ..stamp import STAMP_BYTES, Kind, Op, Stamp
 from ..standings import UNKNOWN, Standing
 from .errors import BadDatagram, Reason
@@ -66,7 +67,8 @@ MIN_BODY_BYTES: Final = 56
 """A shorter body is padded.  So no frame is shorter than a hello, a challenge or an echo, which all have this size, and
 an answer to someone unproved is never larger than the question: nobody can use us to flood a third party."""
 
-_MAX_KEY_BYTES: Final = 1024
+_MAX_KEY_BYTES: Final = 1024 + PREFIX_BYTES
+"""A caller's key, or that of one of its shares."""
 _MAX_TTL_MS: Final = 2**42
 """139 years."""
 _MAX_NUMBER: Final = 2**63 - 1

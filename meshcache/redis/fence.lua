@@ -1,6 +1,6 @@
 -- One stamped write, applied only if it is newer than the last stamped write of this key.
 --
--- KEYS[1] the key                 KEYS[2] its fence
+-- KEYS[1] the key                 KEYS[2] its fence               KEYS[3] its shares, if it is a counter; see count.lua
 -- ARGV[1] stamp (16 bytes) and kind (1 byte) of this write: its fence
 -- ARGV[2] how long the fence is kept, in ms
 -- ARGV[3] 'NX': only if there is no such key; 'XX': only if there is one; else ''
@@ -9,8 +9,18 @@
 --
 -- Returns the fence, a string, if that is as new or newer; nil if there was or was no such key, against ARGV[3]; otherwise the
 -- write was applied: an array of one number, of a delete whether there was such a key.
+--
+-- What was counted after this write stays counted: writes and shares may come in any order.
 
+local INVALIDATE = 0
 local SWEEP = 3
+local NOBODY = string.rep('\0', 8)
+
+-- A server that may have forgotten its last seconds: somebody, who is not known, changed the key then.  A counter has been
+-- counted, most likely: it is better too small than gone.
+if string.byte(ARGV[1], 17) == INVALIDATE and string.sub(ARGV[1], 9, 16) == NOBODY then
+  if redis.call('EXISTS', KEYS[3]) == 1 then return false end
+end
 
 local condition = ARGV[3]
 if condition ~= '' then
@@ -26,10 +36,24 @@ if fence or string.byte(ARGV[1], 17) ~= SWEEP then
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 end
 
-if not ARGV[4] then return {redis.call('UNLINK', KEYS[1])} end
-if ARGV[5] then
+local counted = redis.call('HGETALL', KEYS[3])
+local left = #counted > 0 and redis.call('PTTL', KEYS[1]) or -2
+
+local existed = 1
+if not ARGV[4] then
+  existed = redis.call('UNLINK', KEYS[1])
+elseif ARGV[5] then
   redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
 else
   redis.call('SET', KEYS[1], ARGV[4])
 end
-return {1}
+
+if left ~= -2 then
+  for i = 2, #counted, 2 do
+    if not newer(string.sub(ARGV[1], 1, 16), string.sub(counted[i], 1, 16)) then
+      redis.pcall('INCRBY', KEYS[1], string.sub(counted[i], 33))
+    end
+  end
+  if left > 0 and not ARGV[4] then redis.call('PEXPIRE', KEYS[1], left) end
+end
+return {existed}

@@ -127,7 +127,9 @@ async def expire(
         RedisCommandError: it is not permitted.
     """
     arguments: list[Argument] = ["" if ttl_ms is None else ttl_ms, node_id.to_bytes(8, "big"), fence_ttl_ms]
-    (reply,) = await _EXPIRE.run(link, [_EXPIRE.command([names.key(key), names.fence(key)], arguments)])
+    (reply,) = await _EXPIRE.run(
+        link, [_EXPIRE.command([names.key(key), names.fence(key), names.shares(key)], arguments)]
+    )
     if isinstance(reply, RedisCommandError):
         raise reply
     if reply is None:
@@ -198,7 +200,7 @@ def _fenced(names: Names, op: Op, now: float, fence_ttl_ms: int, condition: Cond
         arguments.append(op.value)
         if ttl_ms is not None:
             arguments.append(ttl_ms)
-    return _FENCE.command([names.key(op.key), names.fence(op.key)], arguments)
+    return _FENCE.command([names.key(op.key), names.fence(op.key), names.shares(op.key)], arguments)
 
 
 def _outcome(reply: Any) -> Outcome:

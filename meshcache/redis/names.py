@@ -19,6 +19,7 @@ SLOTS: Final = 16_384
 """How many hash slots a Redis Cluster has."""
 
 _FENCE: Final = b":meshcache:fence"
+_SHARES: Final = b":meshcache:shares"
 
 
 class Names:
@@ -70,17 +71,25 @@ class Names:
         return b"{" + tag + b"}:meshcache:probe"
 
     def fence(self, key: str) -> bytes:
-        """The key beside ``key(key)`` that holds its fence, in the same slot of a Redis Cluster.
+        """The key beside ``key(key)`` that holds its fence, in the same slot of a Redis Cluster."""
+        return self._beside(key, _FENCE)
+
+    def shares(self, key: str) -> bytes:
+        """Likewise the hash of what was added of each share of a counter."""
+        return self._beside(key, _SHARES)
+
+    def _beside(self, key: str, what: bytes) -> bytes:
+        """A key in the same slot of a Redis Cluster.
 
         Redis hashes what stands between the first ``{`` and the first ``}`` after it, and the whole key if there is no
         such text (Redis Cluster Specification, "Hash tags").
         """
         redis_key = self.key(key)
         if b"}" not in redis_key:
-            return b"{" + redis_key + b"}" + _FENCE
+            return b"{" + redis_key + b"}" + what
         # Hashed as a whole it may be, but a "}" cannot stand in a tag.
         tag = _tag(redis_key) or _SLOT_TAGS[_slot(redis_key)]
-        return b"{" + tag + b"}" + _FENCE + b":" + redis_key
+        return b"{" + tag + b"}" + what + b":" + redis_key
 
 
 def key_slot(redis_key: bytes) -> int:

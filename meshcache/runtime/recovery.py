@@ -16,10 +16,12 @@ from ..journal import Journal
 from ..memory import MemoryTier
 from ..modes import ModeMachine
 from ..options import OnRecovery
+from ..redis.count import bring_shares
 from ..redis.fence import apply, publish_sweeps, read_sweeps, sweep
 from ..redis.link import ClientId, Link, Server, pipelines
 from ..redis.names import Names
 from ..redis.probe import end_connections, probe
+from ..shares import is_share
 from ..stamp import Kind, Op, Stamp
 
 __all__ = ["Recovery", "Signals"]
@@ -180,6 +182,8 @@ class Recovery:
             known |= await self._replay_sweeps()
             await self._replay_keys(invalidate=recovering and self._on_recovery == "invalidate")
             await self._repeat_sweeps(known)
+            if self._modes.mode is Mode.MEMORY:
+                return  # callers have lost Redis meanwhile: a probe comes first
             if recovering and not self._journal.sweeps and len(self._journal) <= _LEFTOVER:
                 break
         if recovering:
@@ -221,10 +225,12 @@ class Recovery:
         left = len(self._journal)
         while left > 0 and (ops := self._memory.dirty(min(left, self._batch))):
             left -= len(ops)
-            ops = [Op(Kind.INVALIDATE, op.key, op.stamp) for op in ops] if invalidate else self._signals.may_set(ops)
-            applied = await self._apply(ops)
+            shares = [op for op in ops if is_share(op.key)]
+            writes = [op for op in ops if not is_share(op.key)]
+            writes = [_forgotten(op) for op in writes] if invalidate else self._signals.may_set(writes)
+            applied = await self._apply(writes) + await self._count(shares)
             self._memory.cleaned(ops)
-            for op in ops:
+            for op in (*writes, *shares):
                 self._wrote(op)
             self._batch = min(self._batch * 2, _BATCH)
             self.replayed += sum(applied)
@@ -242,6 +248,12 @@ class Recovery:
         half = len(ops) // 2
         return [*await self._apply(ops[:half]), *await self._apply(ops[half:])]
 
+    async def _count(self, shares: list[Op]) -> list[bool]:
+        """Bring shares of counters to Redis, which adds what it does not have yet."""
+        added = await bring_shares(self._link, self._names, shares, self._now(), self._fence_ttl_ms)
+        self._memory.counted_in_redis(op for op, is_added in zip(shares, added, strict=True) if is_added)
+        return added
+
     async def _pause(self, seconds: float | None) -> bool:
         """Wait to be woken, ``seconds`` at most (None: for ever); whether that happened."""
         with anyio.move_on_after(seconds):
@@ -249,6 +261,10 @@ class Recovery:
         woken = self._woken.is_set()
         self._woken = anyio.Event()
         return woken
+
+
+def _forgotten(op: Op) -> Op:
+    return Op(Kind.INVALIDATE, op.key, op.stamp)
 
 
 def _concerns_a_key(error: RedisCommandError) -> bool:

@@ -32,7 +32,8 @@ from ..redis.tier import RedisTier
 from ..redis.tls import Tls
 from ..redis.tracking import TrackedLink
 from ..redis.url import ClusterEndpoint, Endpoint, Place, SentinelEndpoint
-from ..stamp import HybridClock, Kind, Op, Stamp, make_stamp
+from ..shares import is_share
+from ..stamp import NOBODY, HybridClock, Kind, Op, Stamp, make_stamp
 from ..standings import Record, Standing, Standings
 from ..store import Entry, Store
 from ..tier import Tier
@@ -104,7 +105,9 @@ class Runtime:
         self._store = Store(options.max_entries, options.max_bytes, options.tombstone_ttl)
         self._journal = Journal(options.max_dirty) if place is not None else None
         clock = HybridClock(self.node_id, surroundings.wall_ms, int(options.max_skew * 1000))
-        self.memory = MemoryTier(self._store, self._journal, clock, now, self._published)
+        self.memory = MemoryTier(
+            self._store, self._journal, clock, now, self._published, options.fence_ttl, options.stale_ttl
+        )
         self.recall: Callable[[str, float], Entry | None] = self._store.recall
         self._recent = Recent(options.max_dirty)
         self._standings = Standings(gone_after=_GONE_AFTER, forget_after=options.forget_after, lease=LEASE)
@@ -218,8 +221,11 @@ class Runtime:
             names=names,
             now=now,
             fence_ttl=options.fence_ttl,
+            epoch=lambda: self.epoch,
             lost=self.lost,
+            answered=self.answered,
             wrote=self._wrote,
+            counts_plainly=self._counts_plainly,
         )
         self._membership = Membership(
             node_id=self.node_id,
@@ -314,12 +320,16 @@ class Runtime:
     async def probed(self, server: Server) -> None:
         """Redis takes writes again."""
         known, self.server = self.server, server
-        self._link.identity.expected = server.run_id
+        self._expect(server.run_id)
         if known is not None and known.run_id and known.run_id != server.run_id:
             since = self._lost_at - self._options.amnesia_window
             self.memory.forget_in_redis(self._recent.all_since(since, self._stamp_at))
         self._changed(self._modes.probed(f"Redis {server.version} answers", self._now()))
         await self._mesh.agree(self._replay_link, self._names)
+
+    def _expect(self, run_id: str | None) -> None:
+        """New connections must lead to this server; None: to any."""
+        self._link.identity.expected = self._replay_link.identity.expected = run_id
 
     def drained(self) -> None:
         """Redis knows every write of this instance, but those made just now."""
@@ -339,7 +349,10 @@ class Runtime:
         self.epoch += 1
         if change.old is Mode.REDIS:
             self._lost_at = self._now()
+            self.memory.counters.redis_lost(self._lost_at)
             self.memory.remember(self._recent.fenced_since(self._lost_at - self._options.forget_after))
+        if change.new is Mode.MEMORY:
+            self._expect(None)  # whichever answers the next probe
         self.near.follow(redis_answers=change.new is Mode.REDIS)
         if self._tracker is not None:
             self._tracker.wake()
@@ -367,6 +380,7 @@ class Runtime:
         now = self._now()
         for key in keys:
             self._recent.wrote(key, stamp, now)
+            self.memory.counters.written(key)
         return True
 
     def sweeps_plainly(self, pattern: str) -> bool:
@@ -375,7 +389,13 @@ class Runtime:
             return False
         assert self._membership is not None
         self._recent.swept(pattern, self._membership.plain_until, self._now())
+        self.memory.counters.swept()
         return True
+
+    def _counts_plainly(self) -> bool:
+        """Whether peers need not be told of an increment.  No note is taken of it: what is done with what is in ``_recent`` would
+        end what others count themselves."""
+        return self.writes_plainly(())
 
     def in_doubt(self, keys: Iterable[str]) -> None:
         """Plain writes of these keys were given up."""
@@ -385,7 +405,7 @@ class Runtime:
         """Redis has this stamped write."""
         if op.kind is Kind.SWEEP:
             self._recent.swept(op.key, op.stamp, self._now())
-        else:
+        elif not is_share(op.key):
             self._recent.wrote(op.key, op.stamp, self._now(), fenced=True)
 
     def _others_changed(self, keys: list[str] | None) -> None:
@@ -398,7 +418,7 @@ class Runtime:
 
     def _stamp_at(self, moment: float) -> Stamp:
         ms = self._surroundings.wall_ms() - int((self._now() - moment) * 1000)
-        return make_stamp(max(ms, 0), 0, self.node_id)
+        return make_stamp(max(ms, 0), 0, NOBODY)
 
     def _catch_up(self, since: float) -> None:
         """Somebody cannot hear from Redis what this instance has changed there: tell the peers."""
@@ -482,6 +502,7 @@ class Runtime:
             self._became_dirty()
         elif event.ops:
             self.memory.observe(max(op.stamp for op in event.ops))
+            self.memory.counted_in_redis(event.ops)
         if self.memory.refused_stamps:
             self.warn_once(
                 "skew",
@@ -496,6 +517,8 @@ class Runtime:
             self._membership.update()
         if lost_redis:
             self._catch_up(now - _TOLD_TOO_LATE)
+            if self._membership is not None:
+                self._membership.look()  # so may this one have, without knowing
 
     def _count_in_or_out(self, event: PeerJoined | PeerLeft | PeerModeChanged) -> None:
         now, peer = self._now(), event.peer

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
+from ..counters import Way
 from ..errors import RedisCommandError, Unavailable
 from ..memory import MemoryTier
 from ..near import Near
+from ..redis.count import Counted, count
 from ..redis.fence import Applied, Condition, Expires, Outcome, expire, publish_sweeps, sweep, write
 from ..redis.link import Link
 from ..redis.names import Names
@@ -37,8 +39,11 @@ class WriteThrough:
         names: the Redis keys.
         now: the monotonic clock, in seconds.
         fence_ttl: how long a fence is kept, in seconds.
-        lost: told that Redis did not answer.
+        epoch: grows with every change of the mode.
+        lost: told that Redis did not answer a call that began in this epoch.
+        answered: told that Redis answered.
         wrote: told of each write that is in Redis.
+        counts_plainly: told of each increment that is about to be sent; whether the peers need not know.
     """
 
     def __init__(
@@ -50,8 +55,11 @@ class WriteThrough:
         names: Names,
         now: Callable[[], float],
         fence_ttl: float,
-        lost: Callable[[Unavailable], None],
+        epoch: Callable[[], int],
+        lost: Callable[[Unavailable, int], None],
+        answered: Callable[[], None],
         wrote: Callable[[Op], None],
+        counts_plainly: Callable[[], bool],
     ) -> None:
         self._memory = memory
         self._near = near
@@ -59,8 +67,11 @@ class WriteThrough:
         self._names = names
         self._now = now
         self._fence_ttl_ms = int(fence_ttl * 1000)
+        self._epoch = epoch
         self._lost = lost
+        self._answered = answered
         self._wrote = wrote
+        self._counts_plainly = counts_plainly
 
     async def set(self, key: str, value: bytes, ttl_ms: int | None, *, nx: bool = False, xx: bool = False) -> bool:
         """True if written."""
@@ -97,11 +108,12 @@ class WriteThrough:
         if self._memory.is_in_doubt(key):
             return await self._memory.expire(key, ttl_ms)
         number = self._near.writing((key,), drop=False)
+        epoch = self._epoch()
         give = expire(self._link, self._names, key, ttl_ms, self._memory.node_id, self._fence_ttl_ms)
         try:
             found = await settled(self._near, self._link, give, (key,), number)
         except Unavailable as outage:
-            self._lost(outage)
+            self._lost(outage, epoch)
             return await self._memory.expire(key, ttl_ms)
         self._near.wrote((key,), number, {}, None)
         if isinstance(found, Expires):
@@ -121,15 +133,44 @@ class WriteThrough:
                 await self._memory.fill(key, value, ttl_ms, began, anew=anew)
         return False
 
+    async def incr(self, key: str, amount: int, ttl_ms: int | None) -> int:
+        """The counter after the increment, which Redis adds once, however often it must be sent.
+
+        Raises:
+            RedisCommandError: it is no integer, or would not fit into 64 bit; or the user may not.
+        """
+        way, epoch = Way.PLAIN if self._counts_plainly() else Way.TOLD, self._epoch()
+        op = self._memory.count(key, amount, ttl_ms, way)
+        number = self._near.writing((key,), drop=False)
+        try:
+            counted = await settled(self._near, self._link, self._count(op, amount, ttl_ms), (key,), number)
+        except Unavailable as outage:
+            self._lost(outage, epoch)
+            return self._memory.count_doubted(op, amount)
+        except RedisCommandError:
+            self._memory.count_refused(op)
+            raise
+        except BaseException:  # the caller is gone; it may have been counted
+            self._memory.count_doubted(op, None)
+            raise
+        self._answered()
+        if counted.fence is not None:
+            self._memory.observe(counted.fence)
+        self._memory.counted(op, counted.value, counted.left_ms, way, is_outdated=counted.fence is not None)
+        left = None if counted.left_ms is None else counted.left_ms / 1000
+        self._near.wrote((key,), number, {key: b"%d" % counted.value}, left)
+        return counted.value
+
     async def delete_match(self, pattern: str) -> int:
         """Delete the keys that match; how many that were.  The others are told first: a key of theirs may be older."""
         op = self._memory.draft(Kind.SWEEP, pattern)
         self._near.forget(pattern)
+        epoch = self._epoch()
         try:
             await publish_sweeps(self._link, self._names, {pattern: op.stamp}, self._fence_ttl_ms)
             deleted = await sweep(self._link, self._names, pattern, op.stamp, self._fence_ttl_ms)
         except Unavailable as outage:
-            self._lost(outage)
+            self._lost(outage, epoch)
             return await self._memory.delete_match(pattern)
         except BaseException:
             self._memory.doubt([op])
@@ -143,12 +184,12 @@ class WriteThrough:
 
     async def _send(self, ops: list[Op], condition: Condition = "", tries: int = _TRIES) -> list[Outcome] | None:
         """The outcomes; None if Redis did not answer."""
-        keys = tuple(op.key for op in ops)
+        keys, epoch = tuple(op.key for op in ops), self._epoch()
         number = self._near.writing(keys, drop=any(op.kind is Kind.DELETE for op in ops))
         try:
             sent = await settled(self._near, self._link, self._write(ops, condition, tries), keys, number)
         except Unavailable as outage:
-            self._lost(outage)
+            self._lost(outage, epoch)
             return None
         except RedisCommandError:
             raise  # nothing has changed
@@ -164,6 +205,11 @@ class WriteThrough:
         remaining = min((op.expires_at for op, _ in sent), default=0.0) - self._now()
         self._near.wrote(keys, number, copies, None if remaining == float("inf") else remaining)
         return [outcome for _, outcome in sent]
+
+    async def _count(self, op: Op, amount: int, ttl_ms: int | None) -> Counted:
+        return await count(
+            self._link, self._names, op, amount, now=self._now(), life_ms=self._fence_ttl_ms, ttl_ms=ttl_ms
+        )
 
     async def _write(self, ops: list[Op], condition: Condition, tries: int) -> list[tuple[Op, Outcome]]:
         outcomes = await write(self._link, self._names, ops, self._now(), self._fence_ttl_ms, condition)

@@ -265,6 +265,9 @@ class OutageSimulation:
         hang = (await asyncio.wait(tasks, timeout=_HALTED_WITHIN))[1] if tasks else set()
         if hang:
             raise TimeoutError(f"{what} hangs for more than {_HALTED_WITHIN:g} s")
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._failures.append(Violation("raised", what, repr(error)))
 
     async def _settle(self) -> float:
         began = self._world.now

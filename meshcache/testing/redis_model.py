@@ -12,6 +12,7 @@ import hashlib
 import re
 from binascii import crc32
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -350,8 +351,10 @@ class RedisModel:
 
     def _fence(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """fence.lua"""
-        key, fence_key = keys
+        key, fence_key, shares_key = keys
         stamp, fence_ttl, condition, *rest = words
+        if stamp[16] == 0 and stamp[8:16] == bytes(8) and self._get(shares_key) is not None:
+            return None
         if condition and (self._get(key) is not None) == (condition == b"NX"):
             return None
         fence = self._string(fence_key)
@@ -359,14 +362,55 @@ class RedisModel:
             return fence
         if fence is not None or stamp[16] != 3:
             self.set(client, fence_key, stamp, b"PX", fence_ttl)
+        counted = self._hash(shares_key)
+        left = self.pttl(client, key) if counted else -2
+        existed = 1
         if not rest:
-            return [self.unlink(client, key)]
-        self.set(client, key, rest[0], *([b"PX", rest[1]] if len(rest) > 1 else []))
-        return [1]
+            existed = self.unlink(client, key)
+        else:
+            self.set(client, key, rest[0], *([b"PX", rest[1]] if len(rest) > 1 else []))
+        if left != -2:
+            for share in counted.values():
+                if not stamp[:16] > share[:16]:
+                    with suppress(ReplyError):
+                        self.incrby(client, key, share[32:])
+            if left > 0 and not rest:
+                self.pexpire(client, key, b"%d" % left)
+        return [existed]
+
+    def _count(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
+        """count.lua"""
+        key, fence_key, shares_key = keys
+        share, series, stamp, total, keep, ttl, now, forgotten = words
+        fence = self._string(fence_key)
+        is_outdated = fence is not None and fence[:16] > series
+        if is_outdated and now != b"NOW":
+            return fence
+        left = self.pttl(client, key)
+        known = self.hget(client, shares_key, share)
+        if known is None or stamp > known[16:32]:
+            by = _integer(total)
+            if known is not None and known[:16] == series:
+                by -= _integer(known[32:])
+            self.incrby(client, key, b"%d" % by)
+            if left == -2:
+                left = -1
+                if ttl:
+                    self.pexpire(client, key, ttl)
+                    left = _integer(ttl)
+            is_new = self.hset(client, shares_key, share, series + stamp + total) == 1
+            if self.pttl(client, shares_key) < _integer(keep):
+                self.pexpire(client, shares_key, keep)
+            if is_new and self.hlen(client, shares_key) % 64 == 0:
+                for other, text in self.hgetall(client, shares_key).items():
+                    if forgotten > text[16:32]:
+                        self.hdel(client, shares_key, other)
+        value = self._string(key)
+        return [0 if value is None else _integer(value), left, *([fence] if is_outdated else [])]
 
     def _expire(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """expire.lua"""
-        key, fence_key = keys
+        key, fence_key, shares_key = keys
         ttl, node, fence_ttl = words
         if self._get(key) is None:
             return None
@@ -375,7 +419,7 @@ class RedisModel:
         else:
             self.persist(client, key)
         fence, value = self._string(fence_key), self._get(key)
-        if fence is None or not isinstance(value, bytes):
+        if fence is None or not isinstance(value, bytes) or self._get(shares_key) is not None:
             return []
         counter = int.from_bytes(fence[6:8], "big") + 1
         if counter > 0xFFFF:
@@ -424,6 +468,7 @@ _SCRIPTS: Final[dict[bytes, Callable[..., Any]]] = {
     Script(file).digest.encode(): port
     for file, port in (
         ("fence.lua", RedisModel._fence),
+        ("count.lua", RedisModel._count),
         ("expire.lua", RedisModel._expire),
         ("sweeps.lua", RedisModel._sweeps),
         ("registry.lua", RedisModel._registry),
