@@ -34,6 +34,7 @@ from .store import NOT_DECODED, Entry
 from .tier import NO_EXPIRY, NO_KEY, Tier, Writes
 
 if TYPE_CHECKING:
+    from .redis.client import RedisClient
     from .redis.tier import RedisTier
     from .runtime.runtime import Runtime
     from .runtime.surroundings import Surroundings
@@ -74,14 +75,15 @@ class MeshCache:
 
     Args:
         url: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://host1,host2/service`` or
-            ``redis+cluster://host1,host2``; None for no Redis at all, only memory and mesh.
+            ``redis+cluster://host1,host2``; or a ready client of redis-py, of which the way to Redis is taken and nothing
+            else; or None for no Redis at all, only memory and mesh.
         options: see :class:`~meshcache.options.Options`.
 
     Raises:
         ConfigError: the URL or an option is wrong; nothing was started.
     """
 
-    def __init__(self, url: str | None = DEFAULT_URL, **options: Unpack[OptionArguments]) -> None:
+    def __init__(self, url: str | RedisClient | None = DEFAULT_URL, **options: Unpack[OptionArguments]) -> None:
         self._options = Options.of(options)
         self._place, self._shown_as = read_place(url, self._options.credential_provider)
         self._sources = make_sources(self._options.discovery, self._options.interfaces)
@@ -526,7 +528,10 @@ class MeshCache:
     async def _read(self, ask: Callable[[Tier], Awaitable[T]], key: str) -> T:
         """A call that reads one key: from memory if Redis may not have this instance's last write of it."""
         memory = self._open().memory
-        return await (ask(memory) if memory.is_in_doubt(key) else self._answer(ask))
+        if not memory.is_in_doubt(key):
+            return await self._answer(ask)
+        await self._take_turns()
+        return await ask(memory)
 
     async def _write(self, ask: Callable[[Writes], Awaitable[T]], key: str) -> T:
         """A call that writes one key: with a stamp where a plain write could be overtaken by an older one."""
@@ -546,7 +551,10 @@ class MeshCache:
         """:meth:`_read` for many keys; the answers of those who were asked, each for its part."""
         memory = self._open().memory
         apart, rest = _split(keys, memory.is_in_doubt)
-        answers = [await ask(memory, apart)] if apart else []
+        answers: list[T] = []
+        if apart:
+            await self._take_turns()
+            answers.append(await ask(memory, apart))
         return [*answers, await self._answer(lambda tier: ask(tier, rest))] if rest else answers
 
     async def _write_many(self, ask: Callable[[Writes, list[str]], Awaitable[T]], keys: list[str]) -> list[T]:

@@ -11,6 +11,7 @@ from typing import Final
 
 from ..errors import ConfigError
 from ..redis.connect import open_link
+from ..redis.place import read_place
 from . import host, mesh, server
 from .finding import Finding, fail, skipped
 from .instance import TemporaryInstance
@@ -91,8 +92,9 @@ async def examine(
     """
     findings: list[Finding] = []
     async with AsyncExitStack() as stack:
-        if patient.url is not None:
-            patient.link = open_link(patient.url, timeout=_LINK_SECONDS)
+        place, _ = read_place(patient.url, patient.options.credential_provider)
+        if place is not None:
+            patient.link = open_link(place, timeout=_LINK_SECONDS)
             stack.push_async_callback(patient.link.aclose)
         for check in CHECKS:
             began(check)

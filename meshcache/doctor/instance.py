@@ -112,16 +112,17 @@ class TemporaryInstance:
 
     async def __aenter__(self) -> Self:
         self._log.__enter__()
-        await self.runtime.start()
+        try:
+            await self.runtime.start()
+        except BaseException:
+            await self._stop()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            await self.runtime.stop()
-        finally:
-            self._log.__exit__(None, None, None)
+        await self._stop()
 
     async def reach(self, mode: Mode, timeout: float) -> bool:
         """Wait until it is in this mode."""
@@ -151,6 +152,12 @@ class TemporaryInstance:
         self.runtime.mesh.ask_clocks()
         await self.until(lambda: wanted <= self.runtime.ahead.keys(), timeout)
         return self.runtime.ahead
+
+    async def _stop(self) -> None:
+        try:
+            await self.runtime.stop()
+        finally:
+            self._log.__exit__(None, None, None)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..discovery.base import Discovery
 from ..discovery.mdns import Mdns
+from ..discovery.roster import Roster
 from ..discovery.sources import make_sources
 from ..options import DEFAULT_URL, Options
 from ..redis.link import Link
@@ -61,7 +62,12 @@ class Patient:
         return cls(
             url=None if url is None else check_url(url),
             options=options,
-            sources=make_sources(options.discovery, options.interfaces),
+            # Without Redis there is no registry in it.
+            sources=[
+                source
+                for source in make_sources(options.discovery, options.interfaces)
+                if url is not None or not isinstance(source, Roster)
+            ],
             peers_expected=peers_expected,
             wait=wait,
         )

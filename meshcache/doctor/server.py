@@ -31,6 +31,7 @@ _CONNECTIONS: Final = 40
 """About so many one instance opens at most."""
 
 _CURES: Final[Mapping[str, str]] = {
+    "know no service": "mend the name of the service in the URL: redis+sentinel://host1,host2/service",
     "cannot be resolved": "mend the host name in the URL, or the name service of this host (/etc/resolv.conf); in a "
     "container, join the network in which the name is known",
     "connection refused": "start Redis there, or mend host and port in the URL; Redis listens on loopback alone unless "
@@ -189,12 +190,14 @@ def _all_commands(patient: Patient) -> list[Command]:
         ("SCAN", "0", "MATCH", names.pattern(token), "COUNT", 1),
         ("UNLINK", key),
         ("INFO", "server"),
+        ("TIME",),
         ("CLIENT", "ID"),
         ("CLIENT", "KILL", "ID", 2**62),  # nobody's
         ("HSET", own, "field", "1"),
         ("PEXPIRE", own, _KEY_MS),
         ("HGET", own, "field"),
         ("HLEN", own),
+        ("HDEL", own, "none"),
         ("HVALS", own),
         ("HGETALL", own),
         ("DEL", own),
@@ -353,10 +356,11 @@ def _words(error: Unavailable | RedisCommandError) -> str:
 
 
 def _cure(seen: str, patient: Patient) -> str:
-    for part, cure in _CURES.items():
-        if part in seen:
-            return cure or _permit(patient)
-    return "look at Redis' own log"
+    found = next((part for part in _CURES if part in seen), None)
+    cure = "look at Redis' own log" if found is None else _CURES[found] or _permit(patient)
+    if "+sentinel://" in (patient.url or ""):
+        cure += "; this goes for the sentinels in the URL and for the master that they name"
+    return cure
 
 
 def _permit(patient: Patient) -> str:

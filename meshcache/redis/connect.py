@@ -1,5 +1,5 @@
 """Which link is used: redis-py's asyncio connections where asyncio runs, its blocking ones in threads elsewhere; and over
-these one that follows the sentinels, where there are some.
+these one that follows the sentinels, or one for a cluster.
 
 The implementations, and with them redis-py, are imported only when one is needed.
 """
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from ..errors import ConfigError
+from .cluster_link import ClusterLink
 from .link import CONNECTIONS, Identity, Link
 from .sentinel_link import SentinelLink
 from .url import ClusterEndpoint, Endpoint, Place, SentinelEndpoint, parse_url
@@ -36,8 +36,14 @@ def open_link(place: str | Place, *, timeout: float, connections: int = CONNECTI
                 timeout=timeout,
                 open_link=partial(_open_one, timeout=timeout, connections=connections),
             )
-        case ClusterEndpoint():
-            raise ConfigError("url", "redis+cluster:// comes with a later version")
+        case ClusterEndpoint() as cluster:
+            return ClusterLink(
+                cluster,
+                timeout=timeout,
+                open_link=lambda server, identity, limit: _open_one(
+                    server, identity, timeout=limit, connections=connections
+                ),
+            )
         case Endpoint() as server:
             return _open_one(server, None, timeout=timeout, connections=connections)
 

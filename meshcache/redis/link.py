@@ -28,6 +28,7 @@ from ..errors import RedisCommandError, Unavailable
 
 __all__ = [
     "CONNECTIONS",
+    "AnyServer",
     "Argument",
     "ClientId",
     "Command",
@@ -181,6 +182,13 @@ class Identity:
         """A connection was given up with a reply outstanding."""
         if client_id is not None:
             self.abandoned.append(client_id)
+
+
+class AnyServer(Identity):
+    """Of a link that only asks who is who: any server will do, and nothing that is sent there need be ended."""
+
+    def abandon(self, client_id: ClientId | None) -> None:
+        """Not remembered."""
 
 
 # -- pipelines

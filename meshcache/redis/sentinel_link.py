@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import anyio
 
 from ..errors import RedisCommandError, Unavailable
-from .link import Argument, Command, Identity, Link, Shard, no_answer
+from .link import AnyServer, Argument, Command, Identity, Link, Shard, no_answer
 from .together import first_of
 from .url import Address, Endpoint, SentinelEndpoint
 
@@ -25,8 +25,8 @@ __all__ = ["SentinelLink"]
 
 T = TypeVar("T")
 
-OpenServer = Callable[[Endpoint, Identity | None], Link]
-"""Opens a link to one server, which may be part of a whole that has an identity."""
+OpenServer = Callable[[Endpoint, Identity], Link]
+"""Opens a link to one server, which must have that identity."""
 
 _STAGGER: Final = 0.02
 """How long one sentinel is waited for before the next is asked as well, in seconds; a tenth of the usual ``op_timeout``."""
@@ -53,7 +53,7 @@ class SentinelLink:
         self._where = where
         self._timeout = timeout
         self._open_link = open_link
-        self._sentinels = [open_link(sentinel, None) for sentinel in where.sentinels]
+        self._sentinels = [open_link(sentinel, AnyServer(sentinel.name)) for sentinel in where.sentinels]
         self._address: Address | None = None
         self._master: Link | None = None
         self._sure = False

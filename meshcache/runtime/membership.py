@@ -132,6 +132,10 @@ class Membership:
         self._plain = self._may_be_plain and self._wants_plain()
         self.update()
 
+    def look(self) -> None:
+        """Register soon, and so find out whether Redis is there, and still the same."""
+        self._woken.set()
+
     def leave(self) -> None:
         """This instance is about to go: nothing is plain any more."""
         self._leaving = True

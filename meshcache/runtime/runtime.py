@@ -31,7 +31,7 @@ from ..redis.sentinel_link import SentinelLink
 from ..redis.tier import RedisTier
 from ..redis.tls import Tls
 from ..redis.tracking import TrackedLink
-from ..redis.url import ClusterEndpoint, Place, SentinelEndpoint
+from ..redis.url import ClusterEndpoint, Endpoint, Place, SentinelEndpoint
 from ..shares import is_share
 from ..stamp import NOBODY, HybridClock, Kind, Op, Stamp, make_stamp
 from ..standings import Record, Standing, Standings
@@ -209,7 +209,10 @@ class Runtime:
         self._names, self._link, self._replay_link = names, link, replay
         self.front = self.redis = RedisTier(link, names)
         writes: Link = link
-        if options.near_cache != "off":
+        if isinstance(place, ClusterEndpoint):
+            if options.near_cache != "off":
+                self.warn_once("near", "the near cache is off: in a Redis Cluster there is none in this version")
+        elif options.near_cache != "off":
             writes = self._keep_near(place, options)
         self.through = WriteThrough(
             memory=self.memory,
@@ -251,9 +254,8 @@ class Runtime:
             wrote=self._wrote,
         )
 
-    def _keep_near(self, place: Place, options: Options) -> TrackedLink:
+    def _keep_near(self, place: Endpoint | SentinelEndpoint, options: Options) -> TrackedLink:
         assert self.redis is not None
-        assert not isinstance(place, ClusterEndpoint)
         writes = self._writes = TrackedLink(self._link, place.name, options.op_timeout)
         self.front = NearTier(self.near, self.redis, RedisTier(writes, self._names), writes)
         self._tracker = Tracker(
@@ -268,8 +270,8 @@ class Runtime:
             changed=self._others_changed,
             warn=lambda line: self.warn_once("near", line),
         )
-        if isinstance(self._link, SentinelLink):
-            self._link.when_moved = writes.abort
+        if isinstance(self._direct_link, SentinelLink):
+            self._direct_link.when_moved = writes.abort
         return writes
 
     # -- what calls and recovery say of Redis
@@ -318,12 +320,16 @@ class Runtime:
     async def probed(self, server: Server) -> None:
         """Redis takes writes again."""
         known, self.server = self.server, server
-        self._link.identity.expected = server.run_id
+        self._expect(server.run_id)
         if known is not None and known.run_id and known.run_id != server.run_id:
             since = self._lost_at - self._options.amnesia_window
             self.memory.forget_in_redis(self._recent.all_since(since, self._stamp_at))
         self._changed(self._modes.probed(f"Redis {server.version} answers", self._now()))
         await self._mesh.agree(self._replay_link, self._names)
+
+    def _expect(self, run_id: str | None) -> None:
+        """New connections must lead to this server; None: to any."""
+        self._link.identity.expected = self._replay_link.identity.expected = run_id
 
     def drained(self) -> None:
         """Redis knows every write of this instance, but those made just now."""
@@ -345,6 +351,8 @@ class Runtime:
             self._lost_at = self._now()
             self.memory.counters.redis_lost(self._lost_at)
             self.memory.remember(self._recent.fenced_since(self._lost_at - self._options.forget_after))
+        if change.new is Mode.MEMORY:
+            self._expect(None)  # whichever answers the next probe
         self.near.follow(redis_answers=change.new is Mode.REDIS)
         if self._tracker is not None:
             self._tracker.wake()
@@ -509,6 +517,8 @@ class Runtime:
             self._membership.update()
         if lost_redis:
             self._catch_up(now - _TOLD_TOO_LATE)
+            if self._membership is not None:
+                self._membership.look()  # so may this one have, without knowing
 
     def _count_in_or_out(self, event: PeerJoined | PeerLeft | PeerModeChanged) -> None:
         now, peer = self._now(), event.peer

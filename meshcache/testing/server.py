@@ -124,6 +124,11 @@ class RedisServer:
         return process is not None and process.poll() is None
 
     @property
+    def paused(self) -> bool:
+        """Whether :meth:`pause` has frozen it."""
+        return self._paused
+
+    @property
     def pid(self) -> int:
         """The process id.
 

@@ -62,6 +62,7 @@ class Instance:
         opened_at: when the cache was open; ``inf`` if it is not yet.
         gone_at: when it was killed, or closed by the schedule.
         is_killed: which of the two.
+        went_alone: whether it had no peer then: without a key for the mesh, for example, since it had never reached Redis.
     """
 
     def __init__(self, world: World, place: int, life: int) -> None:
@@ -70,6 +71,7 @@ class Instance:
         self.place = place
         self.opened_at = self.gone_at = inf
         self.is_killed = False
+        self.went_alone = False
         self.process = Process(world.loop, self.name)
         self._seed = f"{schedule.seed} {self.name}"
         random = _random(self._seed)
@@ -200,6 +202,7 @@ class Instance:
 
     def _go(self) -> None:
         self.gone_at = self._world.now
+        self.went_alone = not self._cache.peers
         self._caller.is_gone = True
 
 

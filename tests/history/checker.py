@@ -324,12 +324,15 @@ def _final_reads(history: History, facts: _Facts) -> list[Violation]:
 def _counter(history: History, facts: _Facts) -> list[Violation]:
     acknowledged = sum(call.value for call in facts.increments if call.ended < inf and not call.error)
     attempted = sum(call.value for call in facts.increments)
+    is_exact = history.is_exact and not any(
+        call.what == "delete_match" and call.concerns(facts.key) for call in history.calls
+    )
     found = []
     for value, places in _grouped((read.value or 0, read.where) for read in facts.reads):
         told = f"after healing {' and '.join(places)} read {value}"
         if not isinstance(value, int) or abs(value) > abs(attempted) or value * attempted < 0:
             why = f"{told}, and increments of {attempted} in all were attempted"
-        elif history.is_exact and value != acknowledged:
+        elif is_exact and value != acknowledged:
             why = f"{told}, and increments of {acknowledged} in all were acknowledged"
         else:
             continue

@@ -42,10 +42,9 @@ class NameServer:
         self.silent = False
         self.told_along = True
         self.over_tcp = 0
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.bind((host, port))
+        self._ending = False
+        self._udp, self._tcp = _bound(host, port)
         self.port: int = self._udp.getsockname()[1]
-        self._tcp = socket.create_server((host, self.port))
         self._threads = [threading.Thread(target=self._serve_udp), threading.Thread(target=self._serve_tcp)]
 
     def __enter__(self) -> Self:
@@ -54,6 +53,7 @@ class NameServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ending = True
         for served in (self._udp, self._tcp):
             with contextlib.suppress(OSError):  # wakes the thread, though UDP is not connected
                 served.shutdown(socket.SHUT_RDWR)
@@ -64,16 +64,20 @@ class NameServer:
 
     def _serve_udp(self) -> None:
         while True:
-            data, sender = self._udp.recvfrom(4096)
-            if not data:
-                return
-            answer = self._answer(data)
-            if answer is not None:
-                if len(answer) > _UDP_BYTES:
+            try:
+                data, sender = self._udp.recvfrom(4096)
+                if not data:
+                    return
+                answer = self._answer(data)
+                if answer is not None and len(answer) > _UDP_BYTES:
                     cut = dns.message.make_response(dns.message.from_wire(data))
                     cut.flags |= dns.flags.TC
                     answer = cut.to_wire()
-                self._udp.sendto(answer, sender)
+                if answer is not None:
+                    self._udp.sendto(answer, sender)
+            except OSError:  # shut down, or whoever asked has gone
+                if self._ending:
+                    return
 
     def _serve_tcp(self) -> None:
         while True:
@@ -81,10 +85,12 @@ class NameServer:
                 connection, _ = self._tcp.accept()
             except OSError:
                 return
-            with connection, connection.makefile("rb") as questions:
-                self.over_tcp += 1
-                answer = self._answer(questions.read(int.from_bytes(questions.read(2), "big")))
+            with connection, connection.makefile("rb") as questions, contextlib.suppress(OSError):
+                connection.settimeout(5)
+                data = questions.read(int.from_bytes(questions.read(2), "big"))
+                answer = self._answer(data) if data else None  # whoever asked may have gone
                 if answer is not None:
+                    self.over_tcp += 1
                     connection.sendall(len(answer).to_bytes(2, "big") + answer)
 
     def _answer(self, data: bytes) -> bytes | None:
@@ -109,6 +115,21 @@ class NameServer:
         records = self.zone.get(name, {}).get(kind)
         if records:
             section.append(dns.rrset.from_text_list(name, 0, "IN", kind, records))
+
+
+def _bound(host: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """UDP and TCP on the same port."""
+    for _ in range(100):
+        tcp = socket.create_server((host, port))
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            udp.bind((host, tcp.getsockname()[1]))
+        except OSError:  # somebody else's
+            udp.close()
+            tcp.close()
+        else:
+            return udp, tcp
+    raise OSError(f"no port of {host} is free for both UDP and TCP")
 
 
 def main(host: str) -> None:

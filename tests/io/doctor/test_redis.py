@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from meshcache.doctor import CHECKS, Verdict
+from meshcache.testing.deployments import SentinelDeployment
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
 from tests.io.doctor.conftest import NAMESPACE, Diagnose, Diagnosis
@@ -95,6 +96,20 @@ async def test_a_certificate_that_nobody_trusts(tls_port: int, certificate: Path
     assert trusting.broken == set()
 
 
+async def test_servers_with_sentinels(diagnose: Diagnose) -> None:
+    """The master is found through them and examined; without them nobody knows it."""
+    limits = ("--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru")
+    with SentinelDeployment(arguments=limits) as deployment:
+        diagnosis = await diagnose(deployment.url, secret=SECRET)
+        assert diagnosis.broken | diagnosis.warned == set()
+        assert ", master, " in diagnosis["redis"].seen
+        for sentinel in deployment.sentinels:
+            sentinel.kill()
+        diagnosis = await diagnose(deployment.url, secret=SECRET)
+        assert diagnosis.broken == {"redis"}
+        assert "entinel" in diagnosis["redis"].advice
+
+
 async def test_a_replica(own_server: RedisServer, diagnose: Diagnose) -> None:
     own_server.client().replicaof("127.0.0.1", free_port())
     diagnosis = await diagnose(own_server.url, secret=SECRET)
@@ -179,7 +194,7 @@ async def test_a_command_is_forbidden(own_server: RedisServer, diagnose: Diagnos
     assert "refused: MGET (NOPERM" in diagnosis["redis-commands"].seen
 
 
-@pytest.mark.parametrize("right", ["client|kill", "client|id"])
+@pytest.mark.parametrize("right", ["client|kill", "client|id", "time"])
 async def test_a_command_that_is_only_of_use_is_forbidden(
     own_server: RedisServer, diagnose: Diagnose, right: str
 ) -> None:
@@ -189,7 +204,7 @@ async def test_a_command_that_is_only_of_use_is_forbidden(
 
 
 async def test_a_user_who_may_not_ask_for_anything_but_keys(own_server: RedisServer, diagnose: Diagnose) -> None:
-    diagnosis = await diagnose(grant(own_server, "-info"), secret=SECRET)
+    diagnosis = await diagnose(grant(own_server, "-info", "-time"), secret=SECRET)
     for name in ("redis-persistence", "redis-eviction", "redis-clock"):
         assert diagnosis[name].verdict is Verdict.SKIPPED
     assert "refused: INFO" in diagnosis["redis-commands"].seen

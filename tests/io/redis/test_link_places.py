@@ -126,7 +126,7 @@ async def test_no_tls_to_a_server_with(tls: tuple[RedisServer, int], opened: Ope
 
 async def test_tls_files_that_are_not_there(tls: tuple[RedisServer, int], opened: Opened) -> None:
     _, port = tls
-    with pytest.raises(Unavailable, match="the ssl_… options of the URL do not work: No such file"):
+    with pytest.raises(Unavailable, match="the ssl_… options do not work: No such file"):
         await opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs=/no/such/file.pem").execute("PING")
 
 
