@@ -353,7 +353,7 @@ class RedisModel:
         """fence.lua"""
         key, fence_key, shares_key = keys
         stamp, fence_ttl, condition, *rest = words
-        if stamp[16] == 0 and not any(stamp[8:16]) and self._get(shares_key) is not None:
+        if stamp[16] == 0 and stamp[8:16] == bytes(8) and self._get(shares_key) is not None:
             return None
         if condition and (self._get(key) is not None) == (condition == b"NX"):
             return None
@@ -362,20 +362,20 @@ class RedisModel:
             return fence
         if fence is not None or stamp[16] != 3:
             self.set(client, fence_key, stamp, b"PX", fence_ttl)
-        counted = self.hgetall(client, shares_key)
+        counted = self._hash(shares_key)
         left = self.pttl(client, key) if counted else -2
         before = self._get(key) if counted else None
         existed = 1
-        if rest:
-            self.set(client, key, rest[0], *([b"PX", rest[1]] if len(rest) > 1 else []))
-        else:
+        if not rest:
             existed = self.unlink(client, key)
+        else:
+            self.set(client, key, rest[0], *([b"PX", rest[1]] if len(rest) > 1 else []))
         after = None
-        for known in counted.values() if left != -2 else ():
-            if known[:16] >= stamp[:16]:
+        for share in counted.values() if left != -2 else ():
+            if not stamp[:16] > share[:16]:
                 after = None
                 with suppress(ReplyError):
-                    after = self.incrby(client, key, known[32:])
+                    after = self.incrby(client, key, share[32:])
         if after is not None and not rest:
             was = int(before) if isinstance(before, bytes) and _INTEGER.fullmatch(before) else 0
             if was * after <= 0:
@@ -389,30 +389,32 @@ class RedisModel:
     def _count(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """count.lua"""
         key, fence_key, shares_key = keys
-        share, series, stamp, total, remembered, ttl, when, forgotten = words
+        share, series, stamp, total, keep, ttl, now, forgotten = words
         fence = self._string(fence_key)
         is_outdated = fence is not None and fence[:16] > series
-        if is_outdated and when != b"NOW":
+        if is_outdated and now != b"NOW":
             return fence
         left = self.pttl(client, key)
         known = self.hget(client, shares_key, share)
         if known is None or stamp > known[16:32]:
-            by = _integer(total) - (_integer(known[32:]) if known is not None and known[:16] == series else 0)
+            by = _integer(total)
+            if known is not None and known[:16] == series:
+                by -= _integer(known[32:])
             self.incrby(client, key, b"%d" % by)
             if left == -2:
                 left = -1
                 if ttl:
                     self.pexpire(client, key, ttl)
                     left = _integer(ttl)
-            is_new = self.hset(client, shares_key, share, series + stamp + total)
-            if self.pttl(client, shares_key) < _integer(remembered):
-                self.pexpire(client, shares_key, remembered)
+            is_new = self.hset(client, shares_key, share, series + stamp + total) == 1
+            if self.pttl(client, shares_key) < _integer(keep):
+                self.pexpire(client, shares_key, keep)
             if is_new and self.hlen(client, shares_key) % 64 == 0:
                 for other, text in self.hgetall(client, shares_key).items():
                     if forgotten > text[16:32]:
                         self.hdel(client, shares_key, other)
         value = self._string(key)
-        return [_integer(value) if value is not None else 0, left, *([fence] if is_outdated else [])]
+        return [0 if value is None else _integer(value), left, *([fence] if is_outdated else [])]
 
     def _expire(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """expire.lua"""

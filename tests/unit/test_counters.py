@@ -14,7 +14,7 @@ from meshcache.buckets import Version
 from meshcache.counters import Way
 from meshcache.errors import RedisCommandError
 from meshcache.shares import MAX_VALUE, MIN_VALUE, counter_of, is_share, share_of
-from meshcache.stamp import Kind, Op, make_stamp
+from meshcache.stamp import NOBODY, Kind, Op, make_stamp
 from meshcache.tier import NO_EXPIRY, NO_KEY
 from tests.unit.test_memory import NOW_MS, Instance, run
 
@@ -614,6 +614,30 @@ def test_but_not_from_before_a_write_that_it_knows(one: Counting, how: str) -> N
             one.tier.settled(one.tier.draft(Kind.DELETE, "hits"))
     assert one.count() == 1
     assert one.read() == 1
+
+
+def test_nor_from_before_what_it_is_reminded_of(one: Counting) -> None:
+    """Redis is gone, and had a set of this instance: what it has counted after that, it goes on from."""
+    run(one.tier.set("hits", b"50", None))
+    (written,) = one.told()
+    one.store.clear()
+    counted_in_redis(one, 57, 10_000)
+    one.tier.remember([written._replace(kind=Kind.INVALIDATE, value=b"")])
+    assert one.count() == 58
+    later = one.tier.draft(Kind.INVALIDATE, "hits")
+    one.tier.remember([later])
+    assert one.count() == 1
+
+
+def test_a_counter_outlives_that_somebody_changed_it_before_redis_forgot(one: Counting) -> None:
+    one.tier.count_doubted(one.tier.count("hits", 5, None, Way.PLAIN), 5)
+    one.wall_ms += 10
+    changed = [Op(Kind.INVALIDATE, key, make_stamp(one.wall_ms, 0, NOBODY)) for key in ("hits", "other")]
+    one.tier.forget_in_redis(changed)
+    assert one.read() == 5
+    assert {counter_of(op.key) if is_share(op.key) else op.key for op in one.tier.dirty(10)} == {"hits", "other"}
+    one.tier.forget_in_redis([Op(Kind.INVALIDATE, "hits", make_stamp(one.wall_ms, 0, 2))])  # somebody known wrote it
+    assert one.read() is None
 
 
 def test_a_share_that_is_nonsense_is_refused(one: Counting) -> None:
