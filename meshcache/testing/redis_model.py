@@ -397,12 +397,14 @@ class RedisModel:
         if is_outdated and now != b"NOW":
             return fence
         left = self.pttl(None, key)
+        value: int | bytes | None = None
         known = self.hget(None, shares_key, share)
         if known is None or stamp > known[16:32]:
             by = _integer(total)
             if known is not None and known[:16] == series:
                 by -= _integer(known[32:])
-            self.incrby(None, key, b"%d" % by)
+            added = self.incrby(None, key, b"%d" % by)
+            value = added if abs(added) < 2**53 else None  # Lua's numbers are doubles
             if left == -2:
                 left = -1
                 if ttl:
@@ -415,8 +417,9 @@ class RedisModel:
                 for other, text in self.hgetall(None, shares_key).items():
                     if forgotten > text[16:32]:
                         self.hdel(None, shares_key, other)
-        value = self._string(key)
-        return [0 if value is None else _integer(value), left, *([fence] if is_outdated else [])]
+        if value is None:
+            value = self._string(key) or 0
+        return [value, left, *([fence] if is_outdated else [])]
 
     def _expire(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """expire.lua"""
