@@ -201,8 +201,11 @@ class ClusterLink:
         pause = False
         for part, redirected, asked in redirections:
             request.trouble = redirected
-            if not redirected.place:  # TRYAGAIN
-                pause = True
+            if not redirected.place:  # TRYAGAIN: one of the keys is at this node, another is not
+                if part.divisible:
+                    request.cut_finer(part)
+                else:
+                    pause = True
                 continue
             address = read_address(redirected.place, asked, self._remap)
             if redirected.code == "ASK":
@@ -312,8 +315,7 @@ class _Request:
 
     def __init__(self, commands: Sequence[Command]) -> None:
         self.calls = [Call(command) for command in commands]
-        self._parts = [part for call in self.calls for part in call.parts]
-        self.everywhere = [part for part in self._parts if part.slot is None]
+        self.everywhere = [part for call in self.calls for part in call.parts if part.slot is None]
         self.asking: set[Part] = set()
         self.targets: dict[Part, Address] = {}
         self.redirections: list[tuple[Part, Redirected, Address]] = []
@@ -328,7 +330,11 @@ class _Request:
 
     def unanswered(self) -> list[Part]:
         """The parts without an answer."""
-        return [part for part in self._parts if not part.answered]
+        return [part for call in self.calls for part in call.parts if not part.answered]
+
+    def cut_finer(self, part: Part) -> None:
+        """Ask for the keys of this part one by one."""
+        next(call for call in self.calls if part in call.parts).cut_finer(part)
 
     def address_of(self, part: Part, known: ClusterMap) -> Address | None:
         """The node that is to be asked for this part; None if there is none."""
