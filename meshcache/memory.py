@@ -451,6 +451,15 @@ class MemoryTier:
 
     # -- copies of what Redis has, kept while it answers; ``near`` says when
 
+    def has_copy(self, key: str, value: bytes, ttl: float) -> bool:
+        """Whether there is a copy with this value, and about so many seconds to live; then it is the most recently used."""
+        return self.store.touch_copy(key, value, self._now() + ttl)
+
+    def without_copy(self, found: Mapping[str, bytes], ttl: float) -> list[str]:
+        """Redis has these values: the keys of those of which there is no such copy with about so many seconds to live."""
+        expires_at, touch = self._now() + ttl, self.store.touch_copy
+        return [key for key, value in found.items() if not touch(key, value, expires_at)]
+
     def keep(self, key: str, value: bytes, ttl: float, *, newest: bool = False, ttl_known: bool = False) -> bool:
         """Redis has this value.  Not kept where a stamped write is known of the key, or one that Redis does not have yet.
 
@@ -466,8 +475,6 @@ class MemoryTier:
         """
         now = self._now()
         expires_at = now + ttl
-        if not newest and self.store.touch_copy(key, value, expires_at):
-            return True  # the usual case: a key that is read again and again
         if self.journal and self.is_dirty(key):
             return True
         return self.store.put_copy(key, value, expires_at, now=now, newest=newest, ttl_known=ttl_known)

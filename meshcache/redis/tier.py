@@ -54,7 +54,7 @@ class RedisTier:
         found: dict[str, bytes] = {}
         for some in _portions(keys):
             values = await self._link.execute("MGET", *map(self._key, some))
-            found.update((key, value) for key, value in zip(some, values, strict=True) if value is not None)
+            found |= {key: value for key, value in zip(some, values, strict=True) if value is not None}
             hits = len(values) - values.count(None)
             self.hits += hits
             self.misses += len(values) - hits

@@ -23,12 +23,13 @@ from math import inf
 from random import Random
 from typing import Any, Final
 
+from ..redis.names import Names
 from .datagrams import Ether
 from .history import REDIS, History, Interval, Read, Violation, heard_until, judge
 from .network import Packet, Weather
 from .outages import Fault, Schedule, make_schedule, name_of
 from .redis_model import Snapshot
-from .simulated_instance import NAMESPACE, WALL_MS, Instance
+from .simulated_instance import MESH_KEY, NAMESPACE, WALL_MS, Instance
 from .virtual import VirtualLoop
 from .wire import ServerProcess
 from .world import CAN_COUNT, COUNTERS, World
@@ -137,7 +138,7 @@ class OutageSimulation:
     # -- trouble
 
     async def _make_trouble(self) -> None:
-        self._server.start()
+        self._server.start({Names(NAMESPACE).mesh_key: (MESH_KEY, None)} if self.schedule.knows_key else None)
         for at, do in sorted(self._steps(), key=lambda step: step[0]):
             await self._sleep_until(at)
             do()

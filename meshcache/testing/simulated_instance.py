@@ -15,6 +15,8 @@ from ..cache import MeshCache
 from ..discovery.roster import Roster
 from ..discovery.static import Static
 from ..events import Mode, ModeChanged, PeerJoined, PeerLeft
+from ..redis.link import Argument, Command, Identity
+from ..redis.names import Names
 from ..runtime.surroundings import Surroundings
 from .datagrams import SimulatedSocket
 from .outages import name_of
@@ -22,9 +24,10 @@ from .virtual import Process
 from .wire import Wire
 from .world import Caller, World
 
-__all__ = ["NAMESPACE", "WALL_MS", "Instance"]
+__all__ = ["MESH_KEY", "NAMESPACE", "WALL_MS", "Instance"]
 
 NAMESPACE: Final = "sim"
+MESH_KEY: Final = bytes(range(32))
 WALL_MS: Final = 1_700_000_000_000
 """What wall clocks show when the loop's clock shows 0."""
 
@@ -39,11 +42,35 @@ class _Cache(MeshCache):
     def _surroundings(self) -> Surroundings:
         return self.world
 
+    async def learn_key(self) -> None:
+        """Learn the mesh's key without Redis, as from a secret; to stretch one takes long, and a thread."""
+        assert self._runtime is not None
+        await self._runtime._mesh.agree(_Secret(), Names(NAMESPACE))
+
     @property
     def dirty(self) -> int:
         """How many writes Redis lacks."""
         journal = None if self._runtime is None else self._runtime.memory.journal
         return 0 if journal is None else len(journal)
+
+
+class _Secret:
+    """A :class:`~meshcache.redis.link.Link` that has nothing to say but the mesh's key."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.identity = Identity("a secret")
+
+    async def execute(self, *command: Argument) -> Any:
+        """See there."""
+        return MESH_KEY
+
+    async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
+        """See there."""
+        return [MESH_KEY for _ in commands]
+
+    async def aclose(self) -> None:
+        """See there."""
 
 
 class Instance:
@@ -148,6 +175,8 @@ class Instance:
     async def _open(self) -> None:
         world = self._world
         await self._cache.__aenter__()
+        if world.schedule.knows_key:
+            await self._cache.learn_key()
         self.opened_at = world.now
         if world.is_telling:
             self._watcher = asyncio.create_task(self._watch())

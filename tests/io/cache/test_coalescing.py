@@ -40,9 +40,15 @@ def reads(server: RedisServer) -> int:
     return int(server.client().info("stats")["total_reads_processed"])
 
 
-@pytest.mark.parametrize("near_cache", ["off", "standby"])
+@pytest.mark.parametrize("near_cache", ["off", "standby", "not permitted"])
 async def test_a_hundred_callers_cost_redis_a_few_reads(redis_server: RedisServer, near_cache: str) -> None:
-    async with lone_cache(redis_server.url, near_cache=near_cache, op_timeout=5.0) as cache:
+    url = redis_server.url
+    if near_cache == "not permitted":
+        redis_server.client().acl_setuser(
+            "app", True, passwords=["+pw"], keys=["*"], commands=["+@all", "-client|tracking"]
+        )
+        url, near_cache = url.replace("//", "//app:pw@"), "standby"
+    async with lone_cache(url, near_cache=near_cache, op_timeout=5.0) as cache:
         for _ in range(3):  # connections are open then
             before = reads(redis_server)
             assert await at_once(*(cache.set(f"k{i}", i, ttl=60) for i in range(100))) == [True] * 100

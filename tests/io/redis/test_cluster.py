@@ -323,8 +323,9 @@ async def test_keys_of_a_slot_that_is_moving(
     assert await link.execute_many([("GET", key) for key in keys]) == [key.encode() for key in keys]
     assert await link.execute("SET", "{tag}new", "v") == b"OK"
     assert await link.execute("GET", "{tag}new") == b"v"
-    assert await link.execute("UNLINK", keys[0]) == 1
-    assert await link.execute("UNLINK", keys[9]) == 1
+    assert await link.execute("MGET", *keys, "{tag}new", "none") == [*(key.encode() for key in keys), b"v", None]
+    assert await link.execute("EXISTS", *keys, "none") == 10
+    assert await link.execute("UNLINK", keys[0], keys[9], "{tag}none") == 2
 
 
 async def test_keys_that_are_asked_for_together_while_they_move(
