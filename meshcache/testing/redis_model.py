@@ -365,7 +365,7 @@ class RedisModel:
         if fence is not None or stamp[16] != 3:
             self.set(None, fence_key, stamp, b"PX", fence_ttl)
         counted = self._hash(shares_key)
-        left = self.pttl(client, key) if counted else -2
+        left = self.pttl(None, key) if counted else -2
         before = self._get(key) if counted else None
         existed = 1
         if not rest:
@@ -388,7 +388,7 @@ class RedisModel:
                 self.pexpire(None, key, b"%d" % left)
         return [existed]
 
-    def _count(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
+    def _count(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """count.lua"""
         key, fence_key, shares_key = keys
         share, series, stamp, total, keep, ttl, now, forgotten = words
@@ -396,8 +396,8 @@ class RedisModel:
         is_outdated = fence is not None and fence[:16] > series
         if is_outdated and now != b"NOW":
             return fence
-        left = self.pttl(client, key)
-        known = self.hget(client, shares_key, share)
+        left = self.pttl(None, key)
+        known = self.hget(None, shares_key, share)
         if known is None or stamp > known[16:32]:
             by = _integer(total)
             if known is not None and known[:16] == series:
@@ -409,16 +409,16 @@ class RedisModel:
                     self.pexpire(None, key, ttl)
                     left = _integer(ttl)
             is_new = self.hset(None, shares_key, share, series + stamp + total) == 1
-            if self.pttl(client, shares_key) < _integer(keep):
+            if self.pttl(None, shares_key) < _integer(keep):
                 self.pexpire(None, shares_key, keep)
-            if is_new and self.hlen(client, shares_key) % 64 == 0:
-                for other, text in self.hgetall(client, shares_key).items():
+            if is_new and self.hlen(None, shares_key) % 64 == 0:
+                for other, text in self.hgetall(None, shares_key).items():
                     if forgotten > text[16:32]:
                         self.hdel(None, shares_key, other)
         value = self._string(key)
         return [0 if value is None else _integer(value), left, *([fence] if is_outdated else [])]
 
-    def _expire(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
+    def _expire(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """expire.lua"""
         key, fence_key, shares_key = keys
         ttl, node, fence_ttl = words
