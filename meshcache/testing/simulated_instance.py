@@ -15,7 +15,7 @@ from ..cache import MeshCache
 from ..discovery.roster import Roster
 from ..discovery.static import Static
 from ..events import Mode, ModeChanged, PeerJoined, PeerLeft
-from ..redis.link import Argument, Command, Identity
+from ..redis.link import Argument, Command, Identity, Shard
 from ..redis.names import Names
 from ..runtime.surroundings import Surroundings
 from .datagrams import SimulatedSocket
@@ -68,6 +68,10 @@ class _Secret:
     async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
         """See there."""
         return [MESH_KEY for _ in commands]
+
+    async def shards(self) -> Sequence[Shard]:
+        """See there."""
+        return [Shard(self)]
 
     async def aclose(self) -> None:
         """See there."""
