@@ -47,5 +47,6 @@ if not known or newer(ARGV[3], string.sub(known, 17, 32)) then
     end
   end
 end
-if not value or math.abs(value) >= 2^53 then value = redis.call('GET', KEYS[1]) or 0 end  -- Lua's numbers are doubles
+if not value then value = tonumber(redis.call('GET', KEYS[1]) or 0) or 0 end
+if math.abs(value) >= 2^53 then value = redis.call('GET', KEYS[1]) end  -- Lua's numbers are doubles
 return {value, left, is_outdated and fence or nil}

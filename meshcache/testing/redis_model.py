@@ -409,14 +409,16 @@ class RedisModel:
                     self.pexpire(None, key, ttl)
                     left = _integer(ttl)
             is_new = self.hset(None, shares_key, share, series + stamp + total) == 1
-            if self.pttl(None, shares_key) < _integer(keep):
+            if self.pttl(None, shares_key) < _integer(keep) - 15_000:
                 self.pexpire(None, shares_key, keep)
             if is_new and self.hlen(None, shares_key) % 64 == 0:
                 for other, text in self.hgetall(None, shares_key).items():
                     if forgotten > text[16:32]:
                         self.hdel(None, shares_key, other)
         value = self._string(key)
-        return [0 if value is None else _integer(value), left, *([fence] if is_outdated else [])]
+        number = int(value) if value is not None and _INTEGER.fullmatch(value) else 0
+        told = number if abs(number) < 2**53 else value
+        return [told, left, *([fence] if is_outdated else [])]
 
     def _expire(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """expire.lua"""
