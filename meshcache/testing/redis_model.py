@@ -397,12 +397,13 @@ class RedisModel:
         if is_outdated and now != b"NOW":
             return fence
         left = self.pttl(None, key)
+        value: int | None = None
         known = self.hget(None, shares_key, share)
         if known is None or stamp > known[16:32]:
             by = _integer(total)
             if known is not None and known[:16] == series:
                 by -= _integer(known[32:])
-            self.incrby(None, key, b"%d" % by)
+            value = self.incrby(None, key, b"%d" % by)
             if left == -2:
                 left = -1
                 if ttl:
@@ -415,9 +416,10 @@ class RedisModel:
                 for other, text in self.hgetall(None, shares_key).items():
                     if forgotten > text[16:32]:
                         self.hdel(None, shares_key, other)
-        value = self._string(key)
-        number = int(value) if value is not None and _INTEGER.fullmatch(value) else 0
-        told = number if abs(number) < 2**53 else value
+        if value is None:
+            held = self._string(key)
+            value = int(held) if held is not None and _INTEGER.fullmatch(held) else 0
+        told = value if abs(value) < 2**53 else self._string(key)  # Lua's numbers are doubles
         return [told, left, *([fence] if is_outdated else [])]
 
     def _expire(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:

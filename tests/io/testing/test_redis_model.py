@@ -291,6 +291,9 @@ def comparable(command: Sequence[bytes], reply: Any) -> Any:
         return "about", (reply + TOLERANCE) // (2 * TOLERANCE)
     if name == b"EVALSHA" and command[1] == SCRIPTS["registry"].digest.encode():
         return sorted((other, round(left / 10**5), registered) for other, left, registered in reply)
+    if name == b"EVALSHA" and command[1] == SCRIPTS["count"].digest.encode() and isinstance(reply, list):
+        value, left, *fence = reply
+        return value, left if left < 0 else ("about", (left + TOLERANCE) // (2 * TOLERANCE)), fence
     return reply
 
 
