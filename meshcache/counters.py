@@ -209,7 +209,7 @@ class Counters:
         for slot in count():
             if slot in busy:
                 continue
-            name = share_key(self._clock.node_id, slot, key)
+            name = f"{self._own_prefix}{slot:0{SLOT_DIGITS}x}{key}"
             known = self._own(name, now) or (told.get(slot) if way is Way.TOLD else None)
             if known is None or known.expires_at <= now:
                 if self._is_needed(name, now):
@@ -236,13 +236,16 @@ class Counters:
     # -- what Redis has
 
     def sent(self, op: Op, value: int, deadline: float, now: float, *, way: Way) -> Op:
-        """Redis has this increment, and gave this number of a counter that expires then: the share as peers may be told of it."""
+        """Redis has this increment, and gave this number of a counter that expires then: the share as peers are told of it."""
         until = deadline if deadline != inf else now + self._stale_ttl
         _put(self._seen, counter_of(op.key), _Seen(value, op.stamp, now, until, deadline))
+        if way is Way.PLAIN:
+            self._is_news(op, now, is_plain=True)
+            return op
         ends_at = min(op.expires_at, deadline)
         share = share_of(op)._replace(beyond_ms=_ms(deadline - ends_at))
         op = op._replace(expires_at=ends_at, value=pack_share(share))
-        if self._is_news(op, now, is_plain=way is Way.PLAIN) and way is Way.TOLD:
+        if self._is_news(op, now):
             self._tell(op)
         return op
 

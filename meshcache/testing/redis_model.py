@@ -397,29 +397,30 @@ class RedisModel:
         if is_outdated and now != b"NOW":
             return fence
         left = self.pttl(None, key)
-        value: int | bytes | None = None
+        value: int | None = None
         known = self.hget(None, shares_key, share)
         if known is None or stamp > known[16:32]:
             by = _integer(total)
             if known is not None and known[:16] == series:
                 by -= _integer(known[32:])
-            added = self.incrby(None, key, b"%d" % by)
-            value = added if abs(added) < 2**53 else None  # Lua's numbers are doubles
+            value = self.incrby(None, key, b"%d" % by)
             if left == -2:
                 left = -1
                 if ttl:
                     self.pexpire(None, key, ttl)
                     left = _integer(ttl)
             is_new = self.hset(None, shares_key, share, series + stamp + total) == 1
-            if self.pttl(None, shares_key) < _integer(keep):
+            if self.pttl(None, shares_key) < _integer(keep) - 15_000:
                 self.pexpire(None, shares_key, keep)
             if is_new and self.hlen(None, shares_key) % 64 == 0:
                 for other, text in self.hgetall(None, shares_key).items():
                     if forgotten > text[16:32]:
                         self.hdel(None, shares_key, other)
         if value is None:
-            value = self._string(key) or 0
-        return [value, left, *([fence] if is_outdated else [])]
+            held = self._string(key)
+            value = int(held) if held is not None and _INTEGER.fullmatch(held) else 0
+        told = value if abs(value) < 2**53 else self._string(key)  # Lua's numbers are doubles
+        return [told, left, *([fence] if is_outdated else [])]
 
     def _expire(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """expire.lua"""
