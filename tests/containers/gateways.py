@@ -82,6 +82,20 @@ class SiteGateway(Gateway):
         super().__init__(int(container.get_exposed_port(8000)))
         self._container = container
 
+    def kill(self) -> None:
+        self._container.get_wrapped_container().kill()
+
+    def pause(self) -> None:
+        """Stop all its processes where they are."""
+        self._container.get_wrapped_container().pause()
+
+    def unpause(self) -> None:
+        self._container.get_wrapped_container().unpause()
+
+    @property
+    def container_id(self) -> str:
+        return str(self._container.get_wrapped_container().id)
+
     def log(self) -> str:
         return self._container.get_wrapped_container().logs().decode()
 
@@ -111,6 +125,13 @@ class Site:
     def cut_redis_off(self) -> None:
         """Take Redis off the network.  It lives on and keeps its data; what is sent to it vanishes."""
         self.network._unwrap_network.disconnect(self.redis.get_container_id())
+
+    def cut_off(self, gateway: SiteGateway) -> None:
+        """Take a gateway off the network; nobody can speak to it then."""
+        self.network._unwrap_network.disconnect(gateway.container_id)
+
+    def connect(self, gateway: SiteGateway) -> None:
+        self.network.connect(gateway.container_id)
 
     def connect_redis(self) -> None:
         self.network.connect(self.redis.get_container_id(), ["redis"])
