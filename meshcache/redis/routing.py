@@ -15,7 +15,7 @@ from .names import key_slot
 
 __all__ = ["Call", "Part"]
 
-_EVERYWHERE: Final = frozenset({"PING", "INFO", "SCRIPT"})
+_EVERYWHERE: Final = frozenset({"PING", "INFO", "TIME", "SCRIPT", "CONFIG", "CLIENT"})
 """Commands without a key: they go to every master."""
 
 _OVER_KEYS: Final = frozenset({"MGET", "UNLINK", "EXISTS", "DEL"})
@@ -67,14 +67,15 @@ class Call:
 
     def __init__(self, command: Command) -> None:
         name = command[0]
+        first_key = 3 if name in _SCRIPT_CALLS else 1
         self._command = command
         self._places: list[list[int]] = []
-        if name in _EVERYWHERE:
+        if name in _EVERYWHERE or len(command) <= first_key:
             self.parts = [Part(command, None)]
         elif name in _OVER_KEYS and len(command) > 2:
             self.parts = self._cut(command)
         else:
-            self.parts = [Part(command, _slot(command[3 if name in _SCRIPT_CALLS else 1]))]
+            self.parts = [Part(command, _slot(command[first_key]))]
 
     def _cut(self, command: Command) -> list[Part]:
         by_slot: dict[int, list[int]] = {}

@@ -48,7 +48,17 @@ def test_one_slot(command: Command, key: bytes) -> None:
     assert part.command is command or part.command == command
 
 
-@pytest.mark.parametrize("command", [("PING",), ("INFO", "server"), ("SCRIPT", "LOAD", b"return 1")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("PING",),
+        ("TIME",),
+        ("EVALSHA", "abc", 0),
+        ("CONFIG", "GET", "save"),
+        ("INFO", "server"),
+        ("SCRIPT", "LOAD", b"return 1"),
+    ],
+)
 def test_what_has_no_key_goes_everywhere(command: Command) -> None:
     (part,) = Call(command).parts
     assert part.slot is None
