@@ -202,13 +202,21 @@ def _few_faults(random: Random, seconds: float, count: int) -> Iterator[Fault]:
             fault = make(random, at, until, victim if target == "victim" else place, count)
             busy[target].append(fault)
             yield fault
+            if target.startswith("wire") and random.random() < 0.4:  # all that one host has is cut off
+                others = tuple(other for other in range(count) if other != place)
+                at, until = sorted((max(0.0, at + _offset(random)), until + _offset(random)))
+                yield Fault("drop", at, min(until, seconds), place, places=others)
 
 
 def _edge(random: Random, anchors: list[float], seconds: float) -> float:
     if random.random() < 0.3:
         return random.uniform(0, seconds)
-    moment = random.choice(anchors) + random.choice([-1, 1]) * _between(random, 0.0005, 0.5)
+    moment = random.choice(anchors) + _offset(random)
     return min(max(moment, 0.0), seconds - 2 * _SHORTEST)
+
+
+def _offset(random: Random) -> float:
+    return random.choice([-1, 1]) * _between(random, 0.0005, 0.5)
 
 
 def _many_faults(random: Random, seconds: float, count: int) -> Iterator[Fault]:
