@@ -284,7 +284,7 @@ class TrackedLink:
             return await self._other.execute_many(commands)
         return await self._call(connection, commands)
 
-    async def _call(self, connection: TrackedConnection, commands: Sequence[Command]) -> list[Any]:
+    async def _call(self, connection: Tracked, commands: Sequence[Command]) -> list[Any]:
         start = time.monotonic()
         self.in_flight += 1
         try:

@@ -8,9 +8,7 @@ import sys
 
 import pytest
 
-from meshcache.redis.link import Identity
-from meshcache.runtime.membership import Membership
-from meshcache.testing.outage_simulator import Outcome, OutageSimulation, run_schedule
+from meshcache.testing.outage_simulator import OutageSimulation, Outcome, run_schedule
 from meshcache.testing.outages import make_schedule
 
 FULL = os.environ.get("MESHCACHE_TEST_FULL") == "1"
