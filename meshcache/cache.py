@@ -1,32 +1,40 @@
 """The public face: checks what a caller passes, encodes it, and asks the tier that the mode names.
 
 The way of a call is here and short; sockets, tasks and timers are in ``runtime``.  There is one place where a call leaves
-Redis for memory: :meth:`MeshCache._answer`.
+Redis for memory: :meth:`MeshCache._answer`; :meth:`MeshCache.get` has it written out.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from datetime import timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from inspect import isawaitable
 from math import ceil
+from sys import getsizeof
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 from weakref import WeakSet
 
 import anyio
 import anyio.lowlevel
 
-from .arguments import check_key, check_keys, check_pattern, ttl_to_ms
+from .arguments import check_amount, check_key, check_keys, check_pattern, ttl_to_ms
+from .cached import CachedFunction, Decorator, check_unambiguous
 from .discovery.sources import make_sources
-from .errors import ClosedError, CodecError, ConfigError, Unavailable
+from .errors import ClosedError, CodecError, Unavailable
 from .events import Event, Mode, Peer
 from .glob import MATCH_ALL
+from .loading import Loading
 from .options import DEFAULT_URL, OptionArguments, Options
-from .redis.url import check_url, redact
+from .redis.place import read_place
+from .stamp import Stamp
+from .store import NOT_DECODED, Entry
 from .tier import NO_EXPIRY, NO_KEY, Tier, Writes
 
 if TYPE_CHECKING:
+    from .redis.client import RedisClient
     from .redis.tier import RedisTier
     from .runtime.runtime import Runtime
     from .runtime.surroundings import Surroundings
@@ -37,6 +45,13 @@ __all__ = ["MeshCache"]
 T = TypeVar("T")
 
 _MEMORY_CALLS_A_TURN = 64
+_NOTHING = object()
+
+_IMMUTABLE = frozenset({bytes, str, int, float, bool, type(None), datetime})
+"""Of exactly these types; a subclass may have attributes."""
+
+_SHARED_BYTES = 1024
+"""The longest encoded value that memory keeps a second time, decoded.  More would cost more memory than it saves time."""
 
 _OPEN: WeakSet[MeshCache] = WeakSet()
 
@@ -59,18 +74,18 @@ class MeshCache:
     miss.  Use it as ``async with MeshCache(...) as cache``, on asyncio or trio; one event loop a cache.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``; None for no Redis at all, only memory and mesh.
+        url: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://host1,host2/service`` or
+            ``redis+cluster://host1,host2``; or a ready client of redis-py, of which the way to Redis is taken and nothing
+            else; or None for no Redis at all, only memory and mesh.
         options: see :class:`~meshcache.options.Options`.
 
     Raises:
         ConfigError: the URL or an option is wrong; nothing was started.
     """
 
-    def __init__(self, url: str | None = DEFAULT_URL, **options: Unpack[OptionArguments]) -> None:
-        if url is not None and not isinstance(url, str):
-            raise ConfigError("url", f"it must be a str or None, not {type(url).__name__}")
-        self._url = None if url is None else check_url(url)
+    def __init__(self, url: str | RedisClient | None = DEFAULT_URL, **options: Unpack[OptionArguments]) -> None:
         self._options = Options.of(options)
+        self._place, self._shown_as = read_place(url, self._options.credential_provider)
         self._sources = make_sources(self._options.discovery, self._options.interfaces)
         self._codec = self._options.make_codec()
         default_ttl = self._options.default_ttl
@@ -78,6 +93,7 @@ class MeshCache:
         self._runtime: Runtime | None = None
         self._closed = False
         self._memory_calls = 0
+        self._decorated: set[object] = set()
 
     def _surroundings(self) -> Surroundings:
         """The world; a simulation has another."""
@@ -99,8 +115,7 @@ class MeshCache:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "not open" if self._runtime is None else str(self._runtime.mode)
-        where = "no Redis" if self._url is None else redact(self._url)
-        return f"<MeshCache {self._options.namespace!r} at {where}: {state}>"
+        return f"<MeshCache {self._options.namespace!r} at {self._shown_as}: {state}>"
 
     # -- opening and closing
 
@@ -115,7 +130,8 @@ class MeshCache:
             raise ClosedError("this cache has been closed or is open already; make a new MeshCache")
         from .runtime.runtime import Runtime  # imports redis-py: not a cost of `import meshcache`
 
-        self._runtime = Runtime(self._url, self._options, self._sources, self._surroundings())
+        self._runtime = Runtime(self._place, self._shown_as, self._options, self._sources, self._surroundings())
+        self._loading = Loading(self._runtime.loads, _Shelf(self))
         _OPEN.add(self)
         try:
             await self._runtime.start()
@@ -154,13 +170,29 @@ class MeshCache:
             RedisCommandError: Redis refuses it for good (``WRONGTYPE``, no permission).
             ClosedError: the cache is not open.
         """
+        runtime = self._runtime
+        if runtime is not None:
+            entry = runtime.recall(key, runtime.now())
+            if entry is not None:
+                self._memory_calls = calls = self._memory_calls + 1
+                if not calls % _MEMORY_CALLS_A_TURN:
+                    await anyio.lowlevel.checkpoint()
+                value = entry.decoded
+                return self._value_of(entry) if value is NOT_DECODED else value
         key = check_key(key)
-        near = self._open().near
-        data = near.read(key) if near.serving else None
-        if data is None:
-            data = await self._read(lambda tier: tier.get(key), key)
-        else:
-            await self._take_turns()
+        runtime = self._open()
+        if runtime.front is not None and runtime.mode is Mode.REDIS and not runtime.memory.is_in_doubt(key):
+            # As in _answer, but written out: a coroutine and a function less for what is called most.
+            epoch = runtime.epoch
+            try:
+                data = await runtime.front.get(key)
+            except Unavailable as outage:
+                runtime.lost(outage, epoch)
+            else:
+                runtime.answered()
+                return default if data is None else self._decode(data)
+        await self._take_turns()
+        data = await runtime.memory.get(key)
         return default if data is None else self._decode(data)
 
     async def set(
@@ -219,20 +251,59 @@ class MeshCache:
         key, ttl_ms = check_key(key), ttl_to_ms(ttl)
         return await self._write(lambda tier: tier.expire(key, ttl_ms), key)
 
+    async def incr(self, key: str, amount: int = 1, *, ttl: float | timedelta | None = None) -> int:
+        """Add to a counter, which begins at 0.
+
+        Redis counts it once, whatever happens on the way.  In an outage the instances tell each other what they count;
+        each sees what it has heard of, and Redis gets the sum.
+
+        Args:
+            key: as for :meth:`set`.  What ``set`` wrote can be counted if it is an int (with codec "text" or "bytes", its digits).
+            amount: what to add; may be negative.
+            ttl: time to live in seconds of a counter that is made by this; as for :meth:`set`.  One that exists keeps its own.
+
+        Returns:
+            The counter after that.
+
+        Raises:
+            TypeError, ValueError: the key, amount or ttl is wrong.
+            RedisCommandError: what is stored is no integer, or the sum does not fit into 64 bit, in an outage too; or Redis
+                refuses it for good.  Nothing was changed.
+            ClosedError: the cache is not open.
+        """
+        key, amount, ttl_ms = check_key(key), check_amount(amount), self._ttl_ms(ttl)
+        if self._open().loads:
+            await self._make_way((key,))
+        through = self._write_through()
+        if through is not None:
+            return await through.incr(key, amount, ttl_ms)
+        await self._take_turns()
+        return await self._open().memory.incr(key, amount, ttl_ms)
+
+    async def decr(self, key: str, amount: int = 1, *, ttl: float | timedelta | None = None) -> int:
+        """Subtract from a counter.  As :meth:`incr`."""
+        return await self.incr(key, -check_amount(amount), ttl=ttl)
+
     # -- many keys
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The keys found, with their values, in the order asked.  Raises as :meth:`get`."""
         asked = check_keys(keys)
-        near = self._open().near
-        found: dict[str, bytes] = {}
-        if near.serving:
-            found = {key: data for key in asked if (data := near.read(key)) is not None}
+        runtime = self._open()
+        values: dict[str, Any] = {}
+        if runtime.mode is not Mode.REDIS or runtime.near.serving:
+            recall, now = runtime.recall, runtime.now()
+            values = {key: self._value_of(entry) for key in asked if (entry := recall(key, now)) is not None}
             await self._take_turns()
-        rest = [key for key in asked if key not in found]
-        for part in await self._read_many(lambda tier, some: tier.get_many(some), rest):
-            found |= part
-        return {key: self._decode(found[key]) for key in asked if key in found}
+        rest = [key for key in asked if key not in values] if values else asked
+        if not rest:
+            return values
+        parts = [self._decode_all(part) for part in await self._read_many(lambda tier, some: tier.get_many(some), rest)]
+        if len(parts) == 1 and not values:
+            return parts[0]
+        for part in parts:
+            values |= part
+        return {key: values[key] for key in asked if key in values}
 
     async def set_many(self, values: Mapping[str, Any], ttl: float | timedelta | None = None) -> None:
         """Write many values with one time to live.  All are checked and encoded before the first is written.
@@ -249,7 +320,82 @@ class MeshCache:
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete keys; how many existed.  Raises as :meth:`delete`."""
-        return sum(await self._write_many(lambda tier, some: tier.delete(some), check_keys(keys)))
+        keys, loads = check_keys(keys), self._open().loads
+        try:
+            return sum(await self._write_many(lambda tier, some: tier.delete(some), keys))
+        finally:
+            loads.changed(keys)  # one may have asked for a key before it was gone
+
+    # -- what is loaded
+
+    @overload
+    async def get_or_set(
+        self, key: str, loader: Callable[[], Awaitable[T]], ttl: float | timedelta | None = None
+    ) -> T: ...
+    @overload
+    async def get_or_set(self, key: str, loader: Callable[[], T], ttl: float | timedelta | None = None) -> T: ...
+    async def get_or_set(self, key: str, loader: Callable[[], Any], ttl: float | timedelta | None = None) -> Any:
+        """The value of a key; if there is none, what ``loader()`` gives, which is written.
+
+        Many callers at once make one load on this instance: one calls its loader, the others wait for the result.  If the
+        one is cancelled, another calls its own; if the loader raises, all of them get that error, and nothing is written.
+        What it found is not written over a write or delete of the key made since, if this instance can know of it;
+        ``docs/caching.md`` says when it does.
+
+        Args:
+            key: 1 to 1 024 bytes as UTF-8.
+            loader: takes no arguments.  An async function, or a plain one that does not block: it runs in the event loop.
+            ttl: as for :meth:`set`.
+
+        Returns:
+            The value as the codec gives it back, for the first caller as for every later one.
+
+        Raises:
+            TypeError, ValueError: the key, loader or ttl is wrong.
+            RuntimeError: the loader asks for its own key, and would wait for itself.
+            CodecError: the codec does not take what was loaded, or what is stored was not written by this codec.
+            RedisCommandError, ClosedError: as :meth:`get`.
+            Exception: what the loader raises.
+        """
+        ttl_ms = self._ttl_ms(ttl)
+        load = self._encoded(loader)
+        value = await self.get(key, _NOTHING)
+        return self._decode(await self._loading.get(key, load, ttl_ms)) if value is _NOTHING else value
+
+    def cached(self, *, ttl: float | timedelta | None = None, key: str | Callable[..., str] | None = None) -> Decorator:
+        """Keep the results of a function, async or not: ``@cache.cached(ttl=60, key="user:{id}")``.
+
+        The cache need not be open yet; only a call needs it.  The function becomes async; it is called as for
+        :meth:`get_or_set`.  It has ``.invalidate(...)``, ``.refresh(...)`` and ``.key(...)``, which take its arguments.
+
+        Args:
+            ttl: as for :meth:`set`.
+            key: the key of a call, with the names of parameters in braces; what it does not name makes no difference.  Or a
+                function of the same arguments.  None: module and name of the function, and all its arguments.
+
+        Raises:
+            TypeError, ValueError: ttl or key is wrong, or does not fit the function.
+        """
+        self._ttl_ms(ttl)
+
+        def decorate(function: Callable[..., Any]) -> CachedFunction[..., Any]:
+            if key is None:
+                check_unambiguous(function, self._decorated)
+            return CachedFunction(
+                function,
+                key,
+                get_or_set=partial(self.get_or_set, ttl=ttl),
+                refresh=partial(self._refresh, ttl=ttl),
+                delete=self.delete,
+            )
+
+        return cast("Decorator", decorate)
+
+    async def _refresh(self, key: str, loader: Callable[[], Any], ttl: float | timedelta | None) -> Any:
+        """Load now, and replace what is there."""
+        key, ttl_ms = check_key(key), self._ttl_ms(ttl)
+        self._open()
+        return self._decode(await self._loading.refresh(key, self._encoded(loader), ttl_ms))
 
     # -- patterns
 
@@ -268,10 +414,16 @@ class MeshCache:
     async def delete_match(self, pattern: str) -> int:
         """Delete every key that matches Redis' glob pattern; how many existed.  Raises as :meth:`delete`."""
         pattern = check_pattern(pattern)
+        loads = self._open().loads
+        if loads:
+            await self._make_way(loads.matching(pattern))
         runtime, through = self._open(), self._write_through()
-        if through is not None and (runtime.memory.journal or not runtime.sweeps_plainly(pattern)):
-            return await through.delete_match(pattern)
-        return await self._answer(lambda tier: tier.delete_match(pattern))
+        try:
+            if through is not None and (runtime.memory.journal or not runtime.sweeps_plainly(pattern)):
+                return await through.delete_match(pattern)
+            return await self._answer(lambda tier: tier.delete_match(pattern))
+        finally:
+            loads.changed(loads.matching(pattern))
 
     async def clear(self) -> int:
         """Delete every key of the namespace, and no other; how many existed.  Raises as :meth:`delete`."""
@@ -390,10 +542,19 @@ class MeshCache:
     async def _read(self, ask: Callable[[Tier], Awaitable[T]], key: str) -> T:
         """A call that reads one key: from memory if Redis may not have this instance's last write of it."""
         memory = self._open().memory
-        return await (ask(memory) if memory.is_in_doubt(key) else self._answer(ask))
+        if not memory.is_in_doubt(key):
+            return await self._answer(ask)
+        await self._take_turns()
+        return await ask(memory)
 
     async def _write(self, ask: Callable[[Writes], Awaitable[T]], key: str) -> T:
         """A call that writes one key: with a stamp where a plain write could be overtaken by an older one."""
+        if self._open().loads:
+            await self._make_way((key,))
+        return await self._write_loaded(ask, key)
+
+    async def _write_loaded(self, ask: Callable[[Writes], Awaitable[T]], key: str) -> T:
+        """:meth:`_write`, of what a load has found."""
         through = self._write_through()
         runtime = self._open()
         if through is not None and (runtime.memory.is_dirty(key) or not runtime.writes_plainly((key,))):
@@ -403,12 +564,17 @@ class MeshCache:
     async def _read_many(self, ask: Callable[[Tier, list[str]], Awaitable[T]], keys: list[str]) -> list[T]:
         """:meth:`_read` for many keys; the answers of those who were asked, each for its part."""
         memory = self._open().memory
-        apart, rest = _split(keys, memory.is_in_doubt)
-        answers = [await ask(memory, apart)] if apart else []
+        apart, rest = _split(keys, memory.is_in_doubt) if memory.journal else ([], keys)
+        answers: list[T] = []
+        if apart:
+            await self._take_turns()
+            answers.append(await ask(memory, apart))
         return [*answers, await self._answer(lambda tier: ask(tier, rest))] if rest else answers
 
     async def _write_many(self, ask: Callable[[Writes, list[str]], Awaitable[T]], keys: list[str]) -> list[T]:
         """:meth:`_write` for many keys."""
+        if self._open().loads:
+            await self._make_way(keys)
         through = self._write_through()
         runtime = self._open()
         apart, rest = _split(keys, runtime.memory.is_dirty) if through is not None else ([], keys)
@@ -416,6 +582,13 @@ class MeshCache:
             apart, rest = keys, []
         answers = [await ask(through, apart)] if through is not None and apart else []
         return [*answers, await self._answer(lambda tier: ask(tier, rest), rest)] if rest else answers
+
+    async def _make_way(self, keys: Sequence[str]) -> None:
+        """What is being loaded of these keys is outdated, and a write of them comes after what is on its way to Redis."""
+        runtime = self._open()
+        runtime.loads.changed(keys)
+        if runtime.mode is Mode.REDIS:  # memory has stamps
+            await self._loading.stored(keys)
 
     def _redis_now(self) -> RedisTier | None:
         runtime = self._open()
@@ -436,6 +609,22 @@ class MeshCache:
 
     # -- values
 
+    def _value_of(self, entry: Entry) -> Any:
+        """What an entry of memory means.  Made once if it cannot change, and is small or nothing but the bytes themselves; each
+        time anew otherwise: callers never share what one of them could change."""
+        if entry.decoded is not NOT_DECODED:
+            return entry.decoded
+        data = entry.value
+        assert self._runtime is not None
+        assert data is not None
+        value = self._decode(data)
+        if type(value) in _IMMUTABLE:
+            if value is data:
+                self._runtime.memory.store.share(entry, value, 0)
+            elif len(data) <= _SHARED_BYTES:
+                self._runtime.memory.store.share(entry, value, getsizeof(value))
+        return value
+
     def _ttl_ms(self, ttl: float | timedelta | None) -> int | None:
         return self._default_ttl_ms if ttl is None else ttl_to_ms(ttl)
 
@@ -449,21 +638,70 @@ class MeshCache:
                 f"codec {self._codec.name!r} cannot encode this {type(value).__name__}: {error}"
             ) from error
 
+    def _encoded(self, loader: Callable[[], Any]) -> Callable[[], Awaitable[bytes]]:
+        if not callable(loader):
+            raise TypeError(f"a loader must be a function without arguments, not {type(loader).__name__}")
+
+        async def load() -> bytes:
+            value = loader()
+            return self._encode(await value if isawaitable(value) else value)
+
+        return load
+
     def _decode(self, data: bytes) -> Any:
         try:
             return self._codec.decode(data)
         except CodecError:
             raise
         except Exception as error:
-            raise CodecError(
-                f"codec {self._codec.name!r} cannot decode what is stored: {type(error).__name__}"
-            ) from error
+            raise self._cannot_decode(error) from error
+
+    def _decode_all(self, found: Mapping[str, bytes]) -> dict[str, Any]:
+        decode = self._codec.decode
+        try:
+            return {key: decode(data) for key, data in found.items()}
+        except CodecError:
+            raise
+        except Exception as error:
+            raise self._cannot_decode(error) from error
+
+    def _cannot_decode(self, error: Exception) -> CodecError:
+        return CodecError(f"codec {self._codec.name!r} cannot decode what is stored: {type(error).__name__}")
 
 
 def _split(keys: list[str], apart: Callable[[str], bool]) -> tuple[list[str], list[str]]:
     """Those for which ``apart`` is true, and the others."""
     chosen = [key for key in keys if apart(key)]
     return chosen, [key for key in keys if not apart(key)] if chosen else keys
+
+
+class _Shelf:
+    """A :class:`~meshcache.loading.Shelf`: where the loads of a cache look for values, and store them.
+
+    Of a cache that was closed meanwhile it is empty, and takes nothing: calls under way are answered all the same.
+    """
+
+    def __init__(self, cache: MeshCache) -> None:
+        self._cache = cache
+
+    async def find(self, key: str) -> bytes | None:
+        # Asked of the tier, past the copies.  A caller who asks once shall count once: EXISTS does not count.
+        cache = self._cache
+        if cache._closed or not await cache._read(lambda tier: tier.exists([key]), key):
+            return None
+        return None if cache._closed else await cache._read(lambda tier: tier.get(key), key)
+
+    def moment(self) -> Stamp:
+        return Stamp(b"") if self._cache._closed else self._cache._open().memory.tick()
+
+    async def fill(self, key: str, value: bytes, ttl_ms: int | None, began: Stamp, *, anew: bool) -> bool:
+        if self._cache._closed:
+            return False
+        return await self._cache._write_loaded(lambda tier: tier.fill(key, value, ttl_ms, began, anew=anew), key)
+
+    async def take_back(self, key: str) -> None:
+        if not self._cache._closed:
+            await self._cache._write_loaded(lambda tier: tier.delete([key]), key)
 
 
 class _Scan(AsyncIterator[str]):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from .stamp import Stamp
+
 __all__ = ["NO_EXPIRY", "NO_KEY", "Tier", "Writes"]
 
 NO_KEY = -2
@@ -35,6 +37,14 @@ class Writes(Protocol):
 
     async def expire(self, key: str, ttl_ms: int | None) -> bool:
         """Give a new time to live, None for ever.  False if there is no such key."""
+        ...
+
+    async def fill(self, key: str, value: bytes, ttl_ms: int | None, began: Stamp, *, anew: bool = False) -> bool:
+        """Write what a load has found that ``began`` then, unless something newer is known of the key.
+
+        ``anew`` replaces a value that is there.  True if it was written without a stamp, so that a delete made since may
+        have come first; False if it was not written, or any write or delete made since wins.
+        """
         ...
 
 

