@@ -114,7 +114,7 @@ def test_a_connection_that_was_killed_brings_nothing_any_more() -> None:
             await world.fails(link, "SET", "key", "ghost")
             world.wire.become("ok")
             (abandoned,) = link.identity.abandoned
-            await link.execute_many([("CLIENT", "KILL", "ID", abandoned), ("SET", "key", "new")])
+            await link.execute_many([("CLIENT", "KILL", "ID", abandoned.number), ("SET", "key", "new")])
             await asyncio.sleep(10)
             assert world.value == b"new"
 
