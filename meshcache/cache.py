@@ -542,7 +542,10 @@ class MeshCache:
     async def _read(self, ask: Callable[[Tier], Awaitable[T]], key: str) -> T:
         """A call that reads one key: from memory if Redis may not have this instance's last write of it."""
         memory = self._open().memory
-        return await (ask(memory) if memory.is_in_doubt(key) else self._answer(ask))
+        if not memory.is_in_doubt(key):
+            return await self._answer(ask)
+        await self._take_turns()
+        return await ask(memory)
 
     async def _write(self, ask: Callable[[Writes], Awaitable[T]], key: str) -> T:
         """A call that writes one key: with a stamp where a plain write could be overtaken by an older one."""
@@ -562,7 +565,10 @@ class MeshCache:
         """:meth:`_read` for many keys; the answers of those who were asked, each for its part."""
         memory = self._open().memory
         apart, rest = _split(keys, memory.is_in_doubt) if memory.journal else ([], keys)
-        answers = [await ask(memory, apart)] if apart else []
+        answers: list[T] = []
+        if apart:
+            await self._take_turns()
+            answers.append(await ask(memory, apart))
         return [*answers, await self._answer(lambda tier: ask(tier, rest))] if rest else answers
 
     async def _write_many(self, ask: Callable[[Writes, list[str]], Awaitable[T]], keys: list[str]) -> list[T]:

@@ -52,6 +52,8 @@ class MemoryTier:
         self.store = store
         self.counters = Counters(store, clock, count_life, stale_ttl)
         self.journal = journal
+        if journal is not None:
+            store.share_lost = journal.dismiss
         self.refused_stamps = 0
         self.node_id = clock.node_id
         self._clock = clock
@@ -340,8 +342,12 @@ class MemoryTier:
                 continue  # its owner knows better
             elif self.store.apply(op, now):
                 self._counters_follow(op)
-                if not in_redis or (op.kind is not Kind.SWEEP and self.is_dirty(op.key)):
+                if not in_redis or self._may_be_overtaken(op):
                     self._mark(op, foreign=True)
+
+    def _may_be_overtaken(self, op: Op) -> bool:
+        """Whether this instance may be bringing something older to Redis just now.  A sweep leaves no fences that would refuse it."""
+        return bool(self.journal) if op.kind is Kind.SWEEP else self.is_dirty(op.key)
 
     def counted_in_redis(self, ops: Iterable[Op]) -> None:
         """Redis has those of these writes that are shares."""

@@ -90,9 +90,12 @@ def _sentinels(pool: Any) -> tuple[Place, str]:
 
 def _cluster(client: Any) -> tuple[Place, str]:
     settings = client.get_connection_kwargs()
-    kind = settings.get("connection_class") or (
-        blocking_connection.SSLConnection if settings.get("ssl") else blocking_connection.Connection
-    )
+    if isinstance(client, redis.RedisCluster):
+        node: Any = client.get_default_node()  # type: ignore[no-untyped-call]
+        pool = node.redis_connection.connection_pool  # it has connected already
+        kind, settings = pool.connection_class, {**settings, "redis_connect_func": client.user_on_connect_func}
+    else:
+        kind = settings["connection_class"]
     way = _endpoint(kind, settings, in_cluster=True)
     nodes = client.nodes_manager.startup_nodes.values()
     seeds = tuple(way.at((node.host, int(node.port))) for node in nodes)

@@ -10,7 +10,7 @@ What may not enter: redis-py, which the links below know; and what an outage of 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, Final
@@ -59,6 +59,8 @@ class ClusterLink:
     Attributes:
         in_flight: calls under way.
         identity: that of all nodes.
+        watched: the nodes of which somebody hears what changes there; None: nobody does.
+        left_watch: called before a node is asked for a key that is not among these.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class ClusterLink:
     ) -> None:
         self.in_flight = 0
         self.identity = Identity(where.name)
+        self.watched: Container[Address] | None = None
+        self.left_watch: Callable[[], None] = lambda: None
         self._where = where
         self._timeout = timeout
         self._open_link = open_link
@@ -110,6 +114,22 @@ class ClusterLink:
         with anyio.move_on_after(self._timeout):
             return await self._shards()
         raise no_answer(self._timeout, self._where.name)
+
+    async def masters(self) -> list[Endpoint]:
+        """Where the masters are, asked for anew; those without a slot are left out, unless they are getting one.
+
+        Raises:
+            Unavailable: as :meth:`shards`.
+        """
+        with anyio.move_on_after(self._timeout):
+            shards = await self._shards()
+            links = [shard.link for shard in shards]
+            return [self._where.seeds[0].at(address) for address, link in self._nodes.items() if link in links]
+        raise no_answer(self._timeout, self._where.name)
+
+    def owner(self, slot: int) -> Address | None:
+        """The node that is thought to have this slot."""
+        return None if self._map is None else self._map.owners[slot]
 
     async def aclose(self) -> None:
         """Give up the connections to all nodes."""
@@ -159,6 +179,8 @@ class ClusterLink:
             commands.append(part.command)
             asked.append(part)
         request.asking.difference_update(parts)
+        if self.watched is not None and address not in self.watched:
+            self.left_watch()
         try:
             replies = await self._node(address).execute_many(commands)
         except Unavailable as outage:
@@ -201,8 +223,11 @@ class ClusterLink:
         pause = False
         for part, redirected, asked in redirections:
             request.trouble = redirected
-            if not redirected.place:  # TRYAGAIN
-                pause = True
+            if not redirected.place:  # TRYAGAIN: one of the keys is at this node, another is not
+                if part.divisible:
+                    request.cut_finer(part)
+                else:
+                    pause = True
                 continue
             address = read_address(redirected.place, asked, self._remap)
             if redirected.code == "ASK":
@@ -312,8 +337,7 @@ class _Request:
 
     def __init__(self, commands: Sequence[Command]) -> None:
         self.calls = [Call(command) for command in commands]
-        self._parts = [part for call in self.calls for part in call.parts]
-        self.everywhere = [part for part in self._parts if part.slot is None]
+        self.everywhere = [part for call in self.calls for part in call.parts if part.slot is None]
         self.asking: set[Part] = set()
         self.targets: dict[Part, Address] = {}
         self.redirections: list[tuple[Part, Redirected, Address]] = []
@@ -328,7 +352,11 @@ class _Request:
 
     def unanswered(self) -> list[Part]:
         """The parts without an answer."""
-        return [part for part in self._parts if not part.answered]
+        return [part for call in self.calls for part in call.parts if not part.answered]
+
+    def cut_finer(self, part: Part) -> None:
+        """Ask for the keys of this part one by one."""
+        next(call for call in self.calls if part in call.parts).cut_finer(part)
 
     def address_of(self, part: Part, known: ClusterMap) -> Address | None:
         """The node that is to be asked for this part; None if there is none."""

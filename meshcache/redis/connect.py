@@ -7,7 +7,6 @@ The implementations, and with them redis-py, are imported only when one is neede
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 from .cluster_link import ClusterLink
@@ -15,7 +14,7 @@ from .link import CONNECTIONS, Identity, Link
 from .sentinel_link import SentinelLink
 from .url import ClusterEndpoint, Endpoint, Place, SentinelEndpoint, parse_url
 
-__all__ = ["in_asyncio_task", "open_link", "server_of"]
+__all__ = ["in_asyncio_task", "open_link"]
 
 
 def open_link(place: str | Place, *, timeout: float, connections: int = CONNECTIONS) -> Link:
@@ -46,23 +45,6 @@ def open_link(place: str | Place, *, timeout: float, connections: int = CONNECTI
             )
         case Endpoint() as server:
             return _open_one(server, None, timeout=timeout, connections=connections)
-
-
-def server_of(link: Link, place: Endpoint | SentinelEndpoint) -> Callable[[], Awaitable[Endpoint]]:
-    """Tells which server the link leads to now; raises ``Unavailable`` if that cannot be found out.
-
-    Args:
-        link: as :func:`open_link` gave it.
-        place: what it was opened for.
-    """
-    if isinstance(link, SentinelLink):
-        return link.find_master
-    assert isinstance(place, Endpoint)
-
-    async def always() -> Endpoint:
-        return place
-
-    return always
 
 
 def _open_one(server: Endpoint, identity: Identity | None, *, timeout: float, connections: int) -> Link:

@@ -37,7 +37,11 @@ if fence or string.byte(ARGV[1], 17) ~= SWEEP then
 end
 
 local counted = redis.call('HGETALL', KEYS[3])
-local left = #counted > 0 and redis.call('PTTL', KEYS[1]) or -2
+local left, before = -2, nil
+if #counted > 0 then
+  left = redis.call('PTTL', KEYS[1])
+  before = redis.pcall('GET', KEYS[1])
+end
 
 local existed = 1
 if not ARGV[4] then
@@ -47,13 +51,22 @@ elseif ARGV[5] then
 else
   redis.call('SET', KEYS[1], ARGV[4])
 end
+if left == -2 then return {existed} end
 
-if left ~= -2 then
-  for i = 2, #counted, 2 do
-    if not newer(string.sub(ARGV[1], 1, 16), string.sub(counted[i], 1, 16)) then
-      redis.pcall('INCRBY', KEYS[1], string.sub(counted[i], 33))
-    end
+local after
+for i = 2, #counted, 2 do
+  if not newer(string.sub(ARGV[1], 1, 16), string.sub(counted[i], 1, 16)) then
+    after = redis.pcall('INCRBY', KEYS[1], string.sub(counted[i], 33))
   end
-  if left > 0 and not ARGV[4] then redis.call('PEXPIRE', KEYS[1], left) end
+end
+if not ARGV[4] and type(after) == 'number' then
+  -- Of plain writes since then nothing is known but what they left: never is there more after a delete than before it.
+  local was = tonumber(before) or 0
+  if was * after <= 0 then
+    redis.call('UNLINK', KEYS[1])
+  elseif math.abs(after) > math.abs(was) then
+    redis.call('SET', KEYS[1], before)
+  end
+  if left > 0 then redis.call('PEXPIRE', KEYS[1], left) end
 end
 return {existed}

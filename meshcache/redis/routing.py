@@ -15,7 +15,7 @@ from .names import key_slot
 
 __all__ = ["Call", "Part"]
 
-_EVERYWHERE: Final = frozenset({"PING", "INFO", "SCRIPT"})
+_EVERYWHERE: Final = frozenset({"PING", "INFO", "TIME", "SCRIPT", "CONFIG", "CLIENT"})
 """Commands without a key: they go to every master."""
 
 _OVER_KEYS: Final = frozenset({"MGET", "UNLINK", "EXISTS", "DEL"})
@@ -42,6 +42,11 @@ class Part:
         self.reply: Any = None
         self.answered = False
 
+    @property
+    def divisible(self) -> bool:
+        """Whether it is over several keys, which may be asked for one by one."""
+        return self.command[0] in _OVER_KEYS and len(self.command) > 2
+
     def answer(self, reply: Any) -> None:
         """There is a reply; of several, from several masters, the first counts, but rather one that is a refusal."""
         if not self.answered or (
@@ -62,14 +67,15 @@ class Call:
 
     def __init__(self, command: Command) -> None:
         name = command[0]
+        first_key = 3 if name in _SCRIPT_CALLS else 1
         self._command = command
         self._places: list[list[int]] = []
-        if name in _EVERYWHERE:
+        if name in _EVERYWHERE or len(command) <= first_key:
             self.parts = [Part(command, None)]
         elif name in _OVER_KEYS and len(command) > 2:
             self.parts = self._cut(command)
         else:
-            self.parts = [Part(command, _slot(command[3 if name in _SCRIPT_CALLS else 1]))]
+            self.parts = [Part(command, _slot(command[first_key]))]
 
     def _cut(self, command: Command) -> list[Part]:
         by_slot: dict[int, list[int]] = {}
@@ -77,6 +83,15 @@ class Call:
             by_slot.setdefault(_slot(command[place]), []).append(place)
         self._places = list(by_slot.values())
         return [Part((command[0], *(command[place] for place in places)), slot) for slot, places in by_slot.items()]
+
+    def cut_finer(self, part: Part) -> None:
+        """One part a key, instead of this one: its keys are under way between two nodes."""
+        number = self.parts.index(part)
+        places = self._places[number] if self._places else list(range(1, len(self._command)))
+        self.parts[number : number + 1] = [
+            Part((self._command[0], self._command[place]), part.slot) for place in places
+        ]
+        self._places[number : number + 1] = [[place] for place in places]
 
     def reply(self) -> Any:
         """What the caller gets, once all parts are answered; of several refusals the first."""

@@ -17,7 +17,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, cast
 
 import anyio
@@ -28,13 +28,23 @@ from anyio.streams.tls import TLSStream
 
 from ..errors import RedisCommandError, Unavailable
 from .connect import in_asyncio_task
-from .link import Argument, ClientId, Command, Identity, Link, Shard, no_answer, outage, refusal
+from .link import Argument, ClientId, Command, Identity, Link, Redirected, Shard, no_answer, outage, refusal
 from .names import Names
 from .packed_link import pack_all
 from .tls import Tls
 from .url import Endpoint
 
-__all__ = ["Broken", "Listener", "TrackedConnection", "TrackedLink", "open_tracked", "start_tracking"]
+__all__ = [
+    "Broken",
+    "Listener",
+    "OneServer",
+    "Tracked",
+    "TrackedConnection",
+    "TrackedLink",
+    "Way",
+    "open_tracked",
+    "start_tracking",
+]
 
 _INCOMPLETE: Final = object()
 _RECEIVE_BYTES: Final = 65_536
@@ -58,6 +68,47 @@ class Broken(Exception):  # noqa: N818 - a condition, handled where it is met
     """The connection broke, or was closed here, before the reply was there."""
 
 
+class Tracked(Protocol):
+    """What a :class:`TrackedLink` writes over: one tracked connection, or several as one."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests may be sent."""
+        ...
+
+    async def call(self, commands: Sequence[Command]) -> list[Any]:
+        """One pipeline; see :meth:`TrackedConnection.call`."""
+        ...
+
+    async def check(self) -> None:
+        """Ask whether it is still what is to be tracked.  Raises ``Unavailable`` or ``Broken`` if not."""
+        ...
+
+    async def run(self) -> None:
+        """Returns once it is closed; must be running for anything to be received."""
+        ...
+
+    def when_answered(self, then: Callable[[], None]) -> None:
+        """Call this once everything sent so far has its reply; never, if it breaks before."""
+        ...
+
+    def abort(self) -> None:
+        """Give it up; never waits."""
+        ...
+
+
+class Way(Protocol):
+    """How something tracked is opened."""
+
+    async def open(self, listener: Listener) -> Tracked:
+        """Connected, for the event loop that runs now; nothing is sent yet.  May raise ``Unavailable``."""
+        ...
+
+    async def start(self, tracked: Tracked) -> None:
+        """Begin to track; it must be running.  May raise ``Unavailable`` or ``RedisCommandError``; it is closed then."""
+        ...
+
+
 class _Request(ABC):
     """Commands that were sent together and wait for their replies."""
 
@@ -78,10 +129,12 @@ class TrackedConnection(ABC):
 
     Attributes:
         is_open: whether requests may be sent.
+        in_cluster: whether a ``Redirected`` is a reply.
     """
 
     def __init__(self, server: str, timeout: float, names: Names, listener: Listener, identity: Identity) -> None:
         self.is_open = False
+        self.in_cluster = False
         self.client_id: ClientId | None = None
         self._identity = identity
         self._given_up: Unavailable | None = None
@@ -115,11 +168,15 @@ class TrackedConnection(ABC):
         for i, reply in enumerate(replies):
             if isinstance(reply, hiredis.ReplyError):
                 meaning = refusal(str(reply), self._server)
-                if isinstance(meaning, Unavailable):
+                if isinstance(meaning, Unavailable) and not (self.in_cluster and isinstance(meaning, Redirected)):
                     self._give_up(meaning)
                     raise meaning
                 replies[i] = meaning
         return replies
+
+    async def check(self) -> None:
+        """Ask whether it lives.  Raises as :meth:`call`."""
+        await self.call([("PING",)])
 
     def when_answered(self, then: Callable[[], None]) -> None:
         """Call this once everything sent so far has its reply; never, if the connection breaks before."""
@@ -198,12 +255,12 @@ class TrackedLink:
     If the tracked connection breaks, the other link makes the second try, within the same time limit.
 
     Attributes:
-        connection: the tracked connection, or None.
+        connection: the tracked connection, or several as one, or None.
         in_flight: commands or pipelines under way on the tracked connection.
     """
 
     def __init__(self, other: Link, endpoint_name: str, timeout: float) -> None:
-        self.connection: TrackedConnection | None = None
+        self.connection: Tracked | None = None
         self.identity = other.identity
         self.in_flight = 0
         self._other = other
@@ -227,7 +284,7 @@ class TrackedLink:
             return await self._other.execute_many(commands)
         return await self._call(connection, commands)
 
-    async def _call(self, connection: TrackedConnection, commands: Sequence[Command]) -> list[Any]:
+    async def _call(self, connection: Tracked, commands: Sequence[Command]) -> list[Any]:
         start = time.monotonic()
         self.in_flight += 1
         try:
@@ -259,6 +316,46 @@ class TrackedLink:
         self.abort()
 
 
+class OneServer:
+    """The :class:`Way` to track one server.
+
+    Args:
+        find_server: tells where it is now; may raise ``Unavailable``.
+        tls: the ``ssl_…`` options for the way there.
+        names: the keys.
+        identity: which server it must be.
+        timeout: the longest wait for one reply, in seconds.
+    """
+
+    def __init__(
+        self,
+        find_server: Callable[[], Awaitable[Endpoint]],
+        tls: Tls,
+        names: Names,
+        identity: Identity,
+        timeout: float,
+    ) -> None:
+        self._find_server = find_server
+        self._tls = tls
+        self._names = names
+        self._identity = identity
+        self._timeout = timeout
+        self._endpoint: Endpoint | None = None
+
+    async def open(self, listener: Listener) -> TrackedConnection:
+        """A connection to the server; see :class:`Way`."""
+        self._endpoint = await self._find_server()
+        return await open_tracked(
+            self._endpoint, self._tls, self._names, listener, self._identity, timeout=self._timeout
+        )
+
+    async def start(self, tracked: Tracked) -> None:
+        """The handshake; see :class:`Way`."""
+        assert self._endpoint is not None
+        assert isinstance(tracked, TrackedConnection)
+        await start_tracking(tracked, self._endpoint, self._names, self._identity, timeout=self._timeout)
+
+
 async def open_tracked(
     endpoint: Endpoint, tls: Tls, names: Names, listener: Listener, identity: Identity, *, timeout: float
 ) -> TrackedConnection:
@@ -269,6 +366,7 @@ async def open_tracked(
     """
     kind = _AsyncioConnection if in_asyncio_task() else _StreamConnection
     connection = kind(endpoint.name, timeout, names, listener, identity)
+    connection.in_cluster = endpoint.in_cluster
     try:
         with anyio.fail_after(timeout):
             await connection.connect(endpoint, tls)

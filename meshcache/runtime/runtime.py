@@ -24,14 +24,13 @@ from ..near import Near
 from ..options import Options
 from ..recent import Recent
 from ..redis.batch import BatchLink
-from ..redis.connect import server_of
 from ..redis.link import Link, Server
 from ..redis.names import Names
 from ..redis.sentinel_link import SentinelLink
 from ..redis.tier import RedisTier
-from ..redis.tls import Tls
 from ..redis.tracking import TrackedLink
-from ..redis.url import ClusterEndpoint, Endpoint, Place, SentinelEndpoint
+from ..redis.url import Place
+from ..redis.way import way_to_track
 from ..shares import is_share
 from ..stamp import NOBODY, HybridClock, Kind, Op, Stamp, make_stamp
 from ..standings import Record, Standing, Standings
@@ -209,10 +208,7 @@ class Runtime:
         self._names, self._link, self._replay_link = names, link, replay
         self.front = self.redis = RedisTier(link, names)
         writes: Link = link
-        if isinstance(place, ClusterEndpoint):
-            if options.near_cache != "off":
-                self.warn_once("near", "the near cache is off: in a Redis Cluster there is none in this version")
-        elif options.near_cache != "off":
+        if options.near_cache != "off":
             writes = self._keep_near(place, options)
         self.through = WriteThrough(
             memory=self.memory,
@@ -254,17 +250,14 @@ class Runtime:
             wrote=self._wrote,
         )
 
-    def _keep_near(self, place: Endpoint | SentinelEndpoint, options: Options) -> TrackedLink:
+    def _keep_near(self, place: Place, options: Options) -> TrackedLink:
         assert self.redis is not None
         writes = self._writes = TrackedLink(self._link, place.name, options.op_timeout)
         self.front = NearTier(self.near, self.redis, RedisTier(writes, self._names), writes)
         self._tracker = Tracker(
             near=self.near,
             link=writes,
-            find_server=server_of(self._direct_link, place),
-            tls=Tls((place.master if isinstance(place, SentinelEndpoint) else place).tls),
-            names=self._names,
-            timeout=options.op_timeout,
+            way=way_to_track(self._direct_link, place, self._names, timeout=options.op_timeout),
             is_alive=self._is_redis_alive,
             redis_answers=lambda: self.mode is Mode.REDIS,
             changed=self._others_changed,

@@ -116,7 +116,7 @@ class History:
         calls: every call, in any order.
         reads: what was read after healing, on each instance and in Redis.
         incidents: for the story.
-        heard_until: of each killed instance, until when its writes must have been heard by a peer; see :func:`heard_until`.
+        heard_until: of each instance that is gone, until when its writes must have been heard by a peer; see :func:`heard_until`.
         forgotten: of each instance that is gone, when it made what Redis has forgotten since: nobody else need know of it.
         slack: how far apart in real time two writes must be until it is certain which is newer, in seconds: as much as the
             clocks of the instances disagree, and a little.
@@ -294,12 +294,15 @@ def _final_reads(history: History, facts: _Facts) -> list[Violation]:
 def _counter(history: History, facts: _Facts) -> list[Violation]:
     acknowledged = sum(call.value for call in facts.increments if call.ended < inf and not call.error)
     attempted = sum(call.value for call in facts.increments)
+    is_exact = history.is_exact and not any(
+        call.what == "delete_match" and call.concerns(facts.key) for call in history.calls
+    )
     found = []
     for value, places in _grouped((read.value or 0, read.where) for read in facts.reads):
         told = f"after healing {' and '.join(places)} read {value}"
         if not isinstance(value, int) or abs(value) > abs(attempted) or value * attempted < 0:
             why = f"{told}, and increments of {attempted} in all were attempted"
-        elif history.is_exact and value != acknowledged:
+        elif is_exact and value != acknowledged:
             why = f"{told}, and increments of {acknowledged} in all were acknowledged"
         else:
             continue

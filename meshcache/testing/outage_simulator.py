@@ -23,12 +23,13 @@ from math import inf
 from random import Random
 from typing import Any, Final
 
+from ..redis.names import Names
 from .datagrams import Ether
 from .history import REDIS, History, Interval, Read, Violation, heard_until, judge
 from .network import Packet, Weather
 from .outages import Fault, Schedule, make_schedule, name_of
 from .redis_model import Snapshot
-from .simulated_instance import NAMESPACE, WALL_MS, Instance
+from .simulated_instance import MESH_KEY, NAMESPACE, WALL_MS, Instance
 from .virtual import VirtualLoop
 from .wire import ServerProcess
 from .world import CAN_COUNT, COUNTERS, World
@@ -137,7 +138,7 @@ class OutageSimulation:
     # -- trouble
 
     async def _make_trouble(self) -> None:
-        self._server.start()
+        self._server.start({Names(NAMESPACE).mesh_key: (MESH_KEY, None)} if self.schedule.knows_key else None)
         for at, do in sorted(self._steps(), key=lambda step: step[0]):
             await self._sleep_until(at)
             do()
@@ -187,6 +188,8 @@ class OutageSimulation:
             case "crash":
                 instance.kill()
                 self._mute(instance.place, fault)
+            case "clock":
+                instance.wall_ahead = fault.ahead
             case "leave":
                 if instance.process.is_running:
                     self._tasks.append((instance, self._world.loop.create_task(instance.leave())))
@@ -224,6 +227,8 @@ class OutageSimulation:
             case "pause":
                 if not instance.is_killed:
                     instance.process.go_on()
+            case "clock":
+                instance.wall_ahead = self.schedule.skews[instance.place]
             case "crash" | "leave":
                 if instance.gone_at < inf:
                     self._open(instance.place)
@@ -283,7 +288,7 @@ class OutageSimulation:
         keys += [key for key in COUNTERS if CAN_COUNT and key not in keys]
         for instance in self._instances:
             if instance.lives:
-                found = await instance.read(keys)
+                found = await instance.read(keys, one_by_one=bool(self._reads))
                 self._reads += [Read(instance.name, key, found.get(key), self._world.now) for key in keys]
         assert self._server.model is not None
         for key in keys:
@@ -308,11 +313,13 @@ class OutageSimulation:
             calls=calls,
             reads=self._reads,
             incidents=world.incidents,
-            heard_until={one.name: self._heard_until(one) for one in self._instances if one.is_killed},
+            heard_until={one.name: self._heard_until(one) for one in self._instances if one.gone_at < inf},
             forgotten={one.name: self._forgotten_of(one) for one in self._instances if one.gone_at < inf},
             slack=self.schedule.slack,
             is_exact=not any(one.gone_at < inf for one in self._instances)
-            and not any(fault.kind in ("empty", "snapshot") for fault in self.schedule.faults),
+            and not any(fault.kind in ("empty", "snapshot") for fault in self.schedule.faults)
+            and not {"max_dirty", "max_entries"} & self.schedule.options.keys()
+            and self.schedule.options["on_recovery"] == "replay",
             began=world.start,
         )
         outcome.violations = [*self._failures, *judge(history)]
@@ -321,6 +328,8 @@ class OutageSimulation:
 
     def _heard_until(self, instance: Instance) -> float:
         """See :func:`~meshcache.testing.history.heard_until`."""
+        if instance.went_alone:
+            return instance.opened_at
         loss = self.schedule.weather.loss
         silent: dict[int, list[Interval]] = {place: [] for place in range(len(self._world.addresses))}
         for place, interval in self._muted:

@@ -103,7 +103,7 @@ class Caller:
         roll = random.random()
         if roll < 0.25:
             await self._record("get", {key: None}, "", lambda: cache.get(key))
-        elif roll < 0.60:
+        elif roll < 0.63:
             value, options = self._new_value(), _set_options(random)
             note = "".join(f" {name}={option:.3g}" if name == "ttl" else f" {name}" for name, option in options.items())
             await self._record("set", {key: value}, note, lambda: cache.set(key, value, **options))
@@ -202,7 +202,7 @@ def _set_options(random: Random) -> dict[str, Any]:
 
 def _some_pattern(random: Random, key: str) -> str:
     """A pattern that matches the key and a few others."""
-    if random.random() < 0.05:
+    if random.random() < 0.01:
         return "*"
     if key.startswith("hot"):
         return "hot:*"

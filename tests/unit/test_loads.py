@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -172,3 +173,13 @@ def test_a_circle_of_many(loads: Loads) -> None:
             loads.join(key, (d,))
     assert loads.join("d", ()) == (d, False)
     assert loads.join("c", ()) == (c, False)
+
+
+def test_loaders_that_wait_for_one_load_in_many_ways(loads: Loads) -> None:
+    """Each asks twice for the next: there are 2^50 ways to the last, and none is gone twice."""
+    chain = [loading(loads, f"{i}") for i in range(50)]
+    for load, following in pairwise(chain):
+        loads.waits((load,), following)
+        loads.waits((load,), following)
+    assert loads.join("0", ()) == (chain[0], False)
+    assert loads.join("0", (loading(loads, "another"),)) == (chain[0], False)

@@ -180,14 +180,147 @@ async def test_a_cluster_that_kept_its_data(cluster: ClusterDeployment) -> None:
         assert {"k2", *(key for key in KEYS if "user:2" in key)} & set(found) == set()
 
 
-async def test_no_near_cache_and_one_warning(cluster: ClusterDeployment, caplog: pytest.LogCaptureFixture) -> None:
-    async with lone_cache(cluster.url, near_cache="serve") as cache:
+# -- the near cache
+
+
+async def tracking(*caches: MeshCache) -> None:
+    """Copies are made of what is read, and of what is written (which is not so while writes carry a stamp)."""
+    for cache in caches:
+        await eventually(lambda c=cache: c.stats()["near_tracking"] and c.stats()["writes_plainly"], 20)
+
+
+async def reads(cache: MeshCache, expected: dict[str, str | None]) -> None:
+    """Soon the cache reads what is expected."""
+
+    async def read() -> bool:
+        return {key: await cache.get(key) for key in expected} == expected
+
+    await eventually(read)
+
+
+async def test_copies_of_keys_of_every_node(cluster: ClusterDeployment) -> None:
+    async with mesh(cluster.url, cluster.url, codec="text", near_cache="serve") as (one, two):
+        await tracking(one, two)
+        await one.set_many(dict.fromkeys(KEYS, "first"))
+        for key in KEYS:
+            assert await two.get(key) == "first"
+        assert two.stats()["near_entries"] == one.stats()["near_entries"] == len(KEYS)
+        hits = two.stats()["near_hits"]
+        await two.get_many(KEYS)
+        assert two.stats()["near_hits"] == hits + len(KEYS)
+        await one.set_many(dict.fromkeys(KEYS[:150], "second"))
+        await one.delete(*KEYS[150:200])
+        await one.delete_match("{user:1}:*")
+        expected = dict.fromkeys(KEYS[:150], "second") | dict.fromkeys(KEYS[150:200], None)
+        expected |= {key: None if "user:1" in key else "first" for key in KEYS[200:]}
+        await reads(two, expected)
+        await reads(one, expected)
+        assert two.stats()["near_invalidated"] >= 220
+        assert two.stats()["near_dropped"] == 0
+
+
+async def test_an_outage_begins_warm(cluster: ClusterDeployment) -> None:
+    async with lone_cache(cluster.url, codec="text") as cache:
+        await tracking(cache)
+        await cache.set_many(dict.fromkeys(KEYS, "warm"))
+        for server in cluster.servers:
+            server.kill()
+        assert await cache.get_many(KEYS) == dict.fromkeys(KEYS, "warm")
+        assert cache.mode is Mode.MEMORY
+
+
+async def test_copies_of_a_slot_that_moves(cluster: ClusterDeployment) -> None:
+    """The old owner tells that the key has gone, and the new one what happens to it there."""
+    async with lone_cache(cluster.url, codec="text", near_cache="serve") as cache:
+        await tracking(cache)
+        await cache.set("{tag}k", "old")
+        assert await cache.get("{tag}k") == "old"
+        slot = key_slot(b"{tag}")
+        target = next(master for master in cluster.masters if master is not cluster.owner_of_slot(slot))
+        cluster.begin_move(slot, target)
+        cluster.move_keys(slot, target)
+        assert await cache.get("{tag}k") == "old"  # at the new node
+        assert await cache.get("{tag}k") == "old"
+        cluster.end_move(slot, target)
+        target.client().set("test:{tag}k", "new")
+        await reads(cache, {"{tag}k": "new"})
+        assert cache.stats()["near_entries"] == 1
+        await cache.set("{tag}k", "mine")
+        assert await cache.get("{tag}k") == "mine"
+        target.client().set("test:{tag}k", "newer")
+        await reads(cache, {"{tag}k": "newer"})
+        assert cache.stats()["outages"] == cache.stats()["near_dropped"] == 0
+
+
+async def test_copies_follow_a_promoted_replica(cluster: ClusterDeployment) -> None:
+    async with lone_cache(cluster.url, codec="text", near_cache="serve") as cache:
+        await tracking(cache)
+        await cache.set("k", "old")
+        await anyio.to_thread.run_sync(cluster.fail_over, cluster.owner(b"test:k"))
+
+        async def notices() -> bool:
+            await cache.set("k", "old")
+            return cache.stats()["outages"] == 1
+
+        await eventually(notices, 10)
+        await tracking(cache)
+        assert await cache.get("k") == "old"
+        assert await cache.get("k") == "old"
+        cluster.owner(b"test:k").client().set("test:k", "new")
+        await reads(cache, {"k": "new"})
+
+
+async def test_no_copy_is_left_behind_by_slots_that_move(cluster: ClusterDeployment) -> None:
+    """Two instances and a plain client write all the while; afterwards every copy is what Redis has."""
+    async with mesh(cluster.url, cluster.url, codec="text", near_cache="serve") as (one, two):
+        await tracking(one, two)
+        source, target = cluster.masters[1], cluster.masters[2]
+        slots = sorted({key_slot(f"test:{key}".encode()) for key in KEYS})
+        slots = [slot for slot in slots if cluster.owner_of_slot(slot) is source][:25]
+        keys = [key for key in KEYS if key_slot(f"test:{key}".encode()) in slots]
+        moved = anyio.Event()
+
+        async def move() -> None:
+            for slot in slots:
+                for step in (cluster.begin_move, cluster.move_keys, cluster.end_move):
+                    await anyio.to_thread.run_sync(step, slot, target)
+                    await anyio.sleep(0.002)
+            moved.set()
+
+        async def use(cache: MeshCache, name: str) -> None:
+            turn = 0
+            while not moved.is_set():
+                turn += 1
+                await cache.set(keys[turn % len(keys)], f"{name}{turn}")
+                await cache.get_many(keys[:: turn % 3 + 1])
+                if not turn % 7:
+                    await cache.delete(keys[turn % len(keys)], keys[0])
+                await anyio.sleep(0)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(use, one, "one")
+            tasks.start_soon(use, two, "two")
+            tasks.start_soon(move)
+        await anyio.to_thread.run_sync(cluster.heal)  # until all nodes have heard of it
+        await eventually(lambda: one.stats()["dirty"] == two.stats()["dirty"] == 0)
+        for cache in (one, two):
+            await reads(cache, in_redis(cluster, keys))
+            assert cache.stats()["outages"] == 0
+
+
+async def test_tracking_is_not_permitted_at_one_node(
+    cluster: ClusterDeployment, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, server in enumerate(cluster.servers):
+        server.client().execute_command("ACL", "SETUSER", "ada", "reset", "on", ">pw", "~*", "&*", "+@all")
+        if number % 3 == 1:
+            server.client().execute_command("ACL", "SETUSER", "ada", "-client|tracking")
+    async with lone_cache(cluster.url.replace("://", "://ada:pw@"), near_cache="serve") as cache:
         await cache.set("k", 1)
         assert await cache.get("k") == 1
+        await eventually(lambda: "the near cache is off" in caplog.text)
         assert not cache.stats()["near_tracking"]
+        assert cache.mode is Mode.REDIS
     lines = [record.getMessage() for record in caplog.records if "near cache" in record.getMessage()]
-    assert lines == ["the near cache is off: in a Redis Cluster there is none in this version"]
-    caplog.clear()
-    async with lone_cache(cluster.url, near_cache="off"):
-        pass
-    assert [record for record in caplog.records if "near cache" in record.getMessage()] == []
+    assert len(lines) == 1
+    assert "the near cache is off: Redis does not let this instance track changes: NOPERM" in lines[0]

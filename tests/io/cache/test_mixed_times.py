@@ -250,6 +250,21 @@ async def test_it_tells_what_others_changed_too(redis_server: RedisServer, anyio
         assert await other.get("deleted") is None
 
 
+async def test_who_wrote_last_may_be_gone_when_redis_forgets(redis_server: RedisServer) -> None:
+    """This instance had written the key before, with a stamp, and the snapshot has that: it must go all the same."""
+    async with mesh(redis_server.url, redis_server.url, codec="text") as (one, two):
+        await one.set("key", "first")
+        snapshot(redis_server)
+        await two.set("key", "second")
+        await eventually(lambda: one.stats()["near_invalidated"] >= 1)
+        redis_server.kill()
+        await two.aclose()
+        redis_server.start()
+        await one.get("whatever")
+        await in_mode(Mode.REDIS, one)
+        assert await one.get("key") in ("second", None)
+
+
 async def test_a_write_that_was_given_up_does_not_arrive_after_a_newer_one(
     redis_server: RedisServer, proxy: OutageProxy
 ) -> None:

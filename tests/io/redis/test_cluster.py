@@ -191,6 +191,22 @@ async def test_a_node_that_is_not_expected_is_not_asked(cluster: ClusterDeployme
         await link.execute("GET", "k")
 
 
+async def test_a_node_that_nobody_watches_is_told_of_before_it_is_asked(
+    cluster: ClusterDeployment, opened: Opened
+) -> None:
+    link = opened(cluster.url)
+    assert isinstance(link, ClusterLink)
+    owner = cluster.owner(b"k")
+    link.watched = {(master.host, master.port) for master in cluster.masters if master is not owner}
+    before: list[bytes | None] = []
+    link.left_watch = lambda: before.append(owner.client().get("k"))
+    elsewhere = next(key for key in KEYS if cluster.owner(key.encode()) is not owner)
+    await link.execute("SET", elsewhere, "v")
+    assert before == []
+    await link.execute("SET", "k", "v")
+    assert before == [None]
+
+
 async def test_a_connection_given_up_is_killed_where_it_is(cluster: ClusterDeployment, opened: Opened) -> None:
     """The numbers of clients are each server's own."""
     link, other = opened(cluster.url, timeout=TIMEOUT), opened(cluster.url)
@@ -323,8 +339,9 @@ async def test_keys_of_a_slot_that_is_moving(
     assert await link.execute_many([("GET", key) for key in keys]) == [key.encode() for key in keys]
     assert await link.execute("SET", "{tag}new", "v") == b"OK"
     assert await link.execute("GET", "{tag}new") == b"v"
-    assert await link.execute("UNLINK", keys[0]) == 1
-    assert await link.execute("UNLINK", keys[9]) == 1
+    assert await link.execute("MGET", *keys, "{tag}new", "none") == [*(key.encode() for key in keys), b"v", None]
+    assert await link.execute("EXISTS", *keys, "none") == 10
+    assert await link.execute("UNLINK", keys[0], keys[9], "{tag}none") == 2
 
 
 async def test_keys_that_are_asked_for_together_while_they_move(

@@ -48,7 +48,17 @@ def test_one_slot(command: Command, key: bytes) -> None:
     assert part.command is command or part.command == command
 
 
-@pytest.mark.parametrize("command", [("PING",), ("INFO", "server"), ("SCRIPT", "LOAD", b"return 1")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("PING",),
+        ("TIME",),
+        ("EVALSHA", "abc", 0),
+        ("CONFIG", "GET", "save"),
+        ("INFO", "server"),
+        ("SCRIPT", "LOAD", b"return 1"),
+    ],
+)
 def test_what_has_no_key_goes_everywhere(command: Command) -> None:
     (part,) = Call(command).parts
     assert part.slot is None
@@ -80,6 +90,25 @@ def test_a_part_that_is_refused_refuses_the_whole() -> None:
     for number, part in enumerate(call.parts):
         part.answer(RedisCommandError(f"{number}") if number else 1)
     assert str(call.reply()) == "1"
+
+
+@pytest.mark.parametrize("keys", [["{a}1", "{a}2", "{a}3"], ["b", "{a}1", "c", "{a}2", "{a}3"]])
+def test_a_part_is_cut_finer(keys: list[str]) -> None:
+    call = Call(("MGET", *keys))
+    part = next(part for part in call.parts if part.slot == key_slot(b"a"))
+    assert part.divisible
+    call.cut_finer(part)
+    for part in call.parts:
+        assert len(part.command) == 2
+        assert not part.divisible
+        part.answer([f"value of {part.command[1]}".encode()])
+    assert call.reply() == [f"value of {key}".encode() for key in keys]
+    deleted = Call(("UNLINK", *keys))
+    deleted.cut_finer(next(part for part in deleted.parts if part.divisible))
+    for part in deleted.parts:
+        part.answer(1)
+    assert deleted.reply() == len(keys)
+    assert not any(part.divisible for part in Call(("EVALSHA", "abc", 2, "{k}", "{k}f")).parts)
 
 
 # -- what nodes tell
