@@ -1,4 +1,4 @@
-"""The checks of what a caller passes with each call: keys, patterns and times to live.  No call has an effect before them."""
+"""The checks of what a caller passes with each call: keys, patterns, amounts and times to live.  No call has an effect before them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from datetime import timedelta
 from math import ceil, inf
 
-__all__ = ["MAX_KEY_BYTES", "check_key", "check_keys", "check_pattern", "ttl_to_ms"]
+from .shares import HIDDEN, MAX_VALUE, MIN_VALUE
+
+__all__ = ["MAX_KEY_BYTES", "check_amount", "check_key", "check_keys", "check_pattern", "ttl_to_ms"]
 
 MAX_KEY_BYTES = 1024
 """A key and its stamp must fit into one datagram, so that every delete can be told to the peers."""
@@ -19,7 +21,8 @@ def check_key(key: object) -> str:
 
     Raises:
         TypeError: it is not a ``str``.
-        ValueError: it is empty, longer than 1 024 bytes as UTF-8, or not encodable (a lone surrogate).
+        ValueError: it is empty, longer than 1 024 bytes as UTF-8, begins with a zero byte, or is not encodable (a lone
+            surrogate).
     """
     if not isinstance(key, str):
         raise TypeError(f"a key must be str, not {type(key).__name__}")
@@ -34,6 +37,8 @@ def check_key(key: object) -> str:
         raise ValueError(
             "a key must not be empty" if not size else f"a key has at most {MAX_KEY_BYTES} bytes, not {size}"
         )
+    if key[0] == HIDDEN:
+        raise ValueError("a key must not begin with a zero byte: such keys are meshcache's own")
     return key
 
 
@@ -50,6 +55,20 @@ def check_pattern(pattern: object) -> str:
         return check_key(pattern)
     except (TypeError, ValueError) as error:
         raise type(error)(str(error).replace("a key", "a pattern")) from None
+
+
+def check_amount(amount: object) -> int:
+    """What a counter is to be changed by, itself.
+
+    Raises:
+        TypeError: it is not an ``int``.
+        ValueError: it does not fit into 64 bit.
+    """
+    if not isinstance(amount, int) or isinstance(amount, bool):
+        raise TypeError(f"an amount must be int, not {type(amount).__name__}")
+    if not MIN_VALUE <= amount <= MAX_VALUE:
+        raise ValueError("an amount must fit into 64 bit")
+    return int(amount)
 
 
 def ttl_to_ms(ttl: float | timedelta) -> int | None:

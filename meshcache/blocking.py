@@ -139,6 +139,14 @@ class BlockingMeshCache:
         """Give a key a new time to live, in seconds.  As :meth:`MeshCache.expire`."""
         return self._run(self._cache.expire, key, ttl)
 
+    def incr(self, key: str, amount: int = 1, *, ttl: float | timedelta | None = None) -> int:
+        """Add to a counter; what it is then.  As :meth:`MeshCache.incr`."""
+        return self._run(partial(self._cache.incr, key, amount, ttl=ttl))
+
+    def decr(self, key: str, amount: int = 1, *, ttl: float | timedelta | None = None) -> int:
+        """Subtract from a counter; what it is then.  As :meth:`MeshCache.decr`."""
+        return self._run(partial(self._cache.decr, key, amount, ttl=ttl))
+
     # -- many keys
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:

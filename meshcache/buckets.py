@@ -101,12 +101,14 @@ class Buckets:
         self._hashes[bucket] ^= change
         self._root ^= change
 
-    def clear(self) -> None:
-        """Nothing is known any more."""
+    def clear(self) -> list[dict[str, tuple[Stamp, int]]]:
+        """Nothing is known any more.  Gives what was known: to let go of very much takes long."""
+        known = [members for members in (*self._keys, *self._sweeps) if members]
         self._root = 0
         self._hashes = [0] * BUCKETS
-        for members in (*self._keys, *self._sweeps):
-            members.clear()
+        self._keys = [{} for _ in range(BUCKETS)]
+        self._sweeps = [{} for _ in range(BUCKETS)]
+        return known
 
 
 _NONE: Final = (Stamp(b""), 0)

@@ -1,17 +1,18 @@
 """The public face: checks what a caller passes, encodes it, and asks the tier that the mode names.
 
 The way of a call is here and short; sockets, tasks and timers are in ``runtime``.  There is one place where a call leaves
-Redis for memory: :meth:`MeshCache._answer`.
+Redis for memory: :meth:`MeshCache._answer`; :meth:`MeshCache.get` has it written out.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from inspect import isawaitable
 from math import ceil
+from sys import getsizeof
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 from weakref import WeakSet
@@ -19,19 +20,21 @@ from weakref import WeakSet
 import anyio
 import anyio.lowlevel
 
-from .arguments import check_key, check_keys, check_pattern, ttl_to_ms
+from .arguments import check_amount, check_key, check_keys, check_pattern, ttl_to_ms
 from .cached import CachedFunction, Decorator, check_unambiguous
 from .discovery.sources import make_sources
-from .errors import ClosedError, CodecError, ConfigError, Unavailable
+from .errors import ClosedError, CodecError, Unavailable
 from .events import Event, Mode, Peer
 from .glob import MATCH_ALL
 from .loading import Loading
 from .options import DEFAULT_URL, OptionArguments, Options
-from .redis.url import check_url, redact
+from .redis.place import read_place
 from .stamp import Stamp
+from .store import NOT_DECODED, Entry
 from .tier import NO_EXPIRY, NO_KEY, Tier, Writes
 
 if TYPE_CHECKING:
+    from .redis.client import RedisClient
     from .redis.tier import RedisTier
     from .runtime.runtime import Runtime
     from .runtime.surroundings import Surroundings
@@ -43,6 +46,12 @@ T = TypeVar("T")
 
 _MEMORY_CALLS_A_TURN = 64
 _NOTHING = object()
+
+_IMMUTABLE = frozenset({bytes, str, int, float, bool, type(None), datetime})
+"""Of exactly these types; a subclass may have attributes."""
+
+_SHARED_BYTES = 1024
+"""The longest encoded value that memory keeps a second time, decoded.  More would cost more memory than it saves time."""
 
 _OPEN: WeakSet[MeshCache] = WeakSet()
 
@@ -65,18 +74,18 @@ class MeshCache:
     miss.  Use it as ``async with MeshCache(...) as cache``, on asyncio or trio; one event loop a cache.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``; None for no Redis at all, only memory and mesh.
+        url: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://host1,host2/service`` or
+            ``redis+cluster://host1,host2``; or a ready client of redis-py, of which the way to Redis is taken and nothing
+            else; or None for no Redis at all, only memory and mesh.
         options: see :class:`~meshcache.options.Options`.
 
     Raises:
         ConfigError: the URL or an option is wrong; nothing was started.
     """
 
-    def __init__(self, url: str | None = DEFAULT_URL, **options: Unpack[OptionArguments]) -> None:
-        if url is not None and not isinstance(url, str):
-            raise ConfigError("url", f"it must be a str or None, not {type(url).__name__}")
-        self._url = None if url is None else check_url(url)
+    def __init__(self, url: str | RedisClient | None = DEFAULT_URL, **options: Unpack[OptionArguments]) -> None:
         self._options = Options.of(options)
+        self._place, self._shown_as = read_place(url, self._options.credential_provider)
         self._sources = make_sources(self._options.discovery, self._options.interfaces)
         self._codec = self._options.make_codec()
         default_ttl = self._options.default_ttl
@@ -106,8 +115,7 @@ class MeshCache:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "not open" if self._runtime is None else str(self._runtime.mode)
-        where = "no Redis" if self._url is None else redact(self._url)
-        return f"<MeshCache {self._options.namespace!r} at {where}: {state}>"
+        return f"<MeshCache {self._options.namespace!r} at {self._shown_as}: {state}>"
 
     # -- opening and closing
 
@@ -122,7 +130,7 @@ class MeshCache:
             raise ClosedError("this cache has been closed or is open already; make a new MeshCache")
         from .runtime.runtime import Runtime  # imports redis-py: not a cost of `import meshcache`
 
-        self._runtime = Runtime(self._url, self._options, self._sources, self._surroundings())
+        self._runtime = Runtime(self._place, self._shown_as, self._options, self._sources, self._surroundings())
         self._loading = Loading(self._runtime.loads, _Shelf(self))
         _OPEN.add(self)
         try:
@@ -162,13 +170,29 @@ class MeshCache:
             RedisCommandError: Redis refuses it for good (``WRONGTYPE``, no permission).
             ClosedError: the cache is not open.
         """
+        runtime = self._runtime
+        if runtime is not None:
+            entry = runtime.recall(key, runtime.now())
+            if entry is not None:
+                self._memory_calls = calls = self._memory_calls + 1
+                if not calls % _MEMORY_CALLS_A_TURN:
+                    await anyio.lowlevel.checkpoint()
+                value = entry.decoded
+                return self._value_of(entry) if value is NOT_DECODED else value
         key = check_key(key)
-        near = self._open().near
-        data = near.read(key) if near.serving else None
-        if data is None:
-            data = await self._read(lambda tier: tier.get(key), key)
-        else:
-            await self._take_turns()
+        runtime = self._open()
+        if runtime.front is not None and runtime.mode is Mode.REDIS and not runtime.memory.is_in_doubt(key):
+            # As in _answer, but written out: a coroutine and a function less for what is called most.
+            epoch = runtime.epoch
+            try:
+                data = await runtime.front.get(key)
+            except Unavailable as outage:
+                runtime.lost(outage, epoch)
+            else:
+                runtime.answered()
+                return default if data is None else self._decode(data)
+        await self._take_turns()
+        data = await runtime.memory.get(key)
         return default if data is None else self._decode(data)
 
     async def set(
@@ -227,20 +251,59 @@ class MeshCache:
         key, ttl_ms = check_key(key), ttl_to_ms(ttl)
         return await self._write(lambda tier: tier.expire(key, ttl_ms), key)
 
+    async def incr(self, key: str, amount: int = 1, *, ttl: float | timedelta | None = None) -> int:
+        """Add to a counter, which begins at 0.
+
+        Redis counts it once, whatever happens on the way.  In an outage the instances tell each other what they count;
+        each sees what it has heard of, and Redis gets the sum.
+
+        Args:
+            key: as for :meth:`set`.  What ``set`` wrote can be counted if it is an int (with codec "text" or "bytes", its digits).
+            amount: what to add; may be negative.
+            ttl: time to live in seconds of a counter that is made by this; as for :meth:`set`.  One that exists keeps its own.
+
+        Returns:
+            The counter after that.
+
+        Raises:
+            TypeError, ValueError: the key, amount or ttl is wrong.
+            RedisCommandError: what is stored is no integer, or the sum does not fit into 64 bit, in an outage too; or Redis
+                refuses it for good.  Nothing was changed.
+            ClosedError: the cache is not open.
+        """
+        key, amount, ttl_ms = check_key(key), check_amount(amount), self._ttl_ms(ttl)
+        if self._open().loads:
+            await self._make_way((key,))
+        through = self._write_through()
+        if through is not None:
+            return await through.incr(key, amount, ttl_ms)
+        await self._take_turns()
+        return await self._open().memory.incr(key, amount, ttl_ms)
+
+    async def decr(self, key: str, amount: int = 1, *, ttl: float | timedelta | None = None) -> int:
+        """Subtract from a counter.  As :meth:`incr`."""
+        return await self.incr(key, -check_amount(amount), ttl=ttl)
+
     # -- many keys
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The keys found, with their values, in the order asked.  Raises as :meth:`get`."""
         asked = check_keys(keys)
-        near = self._open().near
-        found: dict[str, bytes] = {}
-        if near.serving:
-            found = {key: data for key in asked if (data := near.read(key)) is not None}
+        runtime = self._open()
+        values: dict[str, Any] = {}
+        if runtime.mode is not Mode.REDIS or runtime.near.serving:
+            recall, now = runtime.recall, runtime.now()
+            values = {key: self._value_of(entry) for key in asked if (entry := recall(key, now)) is not None}
             await self._take_turns()
-        rest = [key for key in asked if key not in found]
-        for part in await self._read_many(lambda tier, some: tier.get_many(some), rest):
-            found |= part
-        return {key: self._decode(found[key]) for key in asked if key in found}
+        rest = [key for key in asked if key not in values] if values else asked
+        if not rest:
+            return values
+        parts = [self._decode_all(part) for part in await self._read_many(lambda tier, some: tier.get_many(some), rest)]
+        if len(parts) == 1 and not values:
+            return parts[0]
+        for part in parts:
+            values |= part
+        return {key: values[key] for key in asked if key in values}
 
     async def set_many(self, values: Mapping[str, Any], ttl: float | timedelta | None = None) -> None:
         """Write many values with one time to live.  All are checked and encoded before the first is written.
@@ -501,7 +564,7 @@ class MeshCache:
     async def _read_many(self, ask: Callable[[Tier, list[str]], Awaitable[T]], keys: list[str]) -> list[T]:
         """:meth:`_read` for many keys; the answers of those who were asked, each for its part."""
         memory = self._open().memory
-        apart, rest = _split(keys, memory.is_in_doubt)
+        apart, rest = _split(keys, memory.is_in_doubt) if memory.journal else ([], keys)
         answers: list[T] = []
         if apart:
             await self._take_turns()
@@ -546,6 +609,22 @@ class MeshCache:
 
     # -- values
 
+    def _value_of(self, entry: Entry) -> Any:
+        """What an entry of memory means.  Made once if it cannot change, and is small or nothing but the bytes themselves; each
+        time anew otherwise: callers never share what one of them could change."""
+        if entry.decoded is not NOT_DECODED:
+            return entry.decoded
+        data = entry.value
+        assert self._runtime is not None
+        assert data is not None
+        value = self._decode(data)
+        if type(value) in _IMMUTABLE:
+            if value is data:
+                self._runtime.memory.store.share(entry, value, 0)
+            elif len(data) <= _SHARED_BYTES:
+                self._runtime.memory.store.share(entry, value, getsizeof(value))
+        return value
+
     def _ttl_ms(self, ttl: float | timedelta | None) -> int | None:
         return self._default_ttl_ms if ttl is None else ttl_to_ms(ttl)
 
@@ -575,9 +654,19 @@ class MeshCache:
         except CodecError:
             raise
         except Exception as error:
-            raise CodecError(
-                f"codec {self._codec.name!r} cannot decode what is stored: {type(error).__name__}"
-            ) from error
+            raise self._cannot_decode(error) from error
+
+    def _decode_all(self, found: Mapping[str, bytes]) -> dict[str, Any]:
+        decode = self._codec.decode
+        try:
+            return {key: decode(data) for key, data in found.items()}
+        except CodecError:
+            raise
+        except Exception as error:
+            raise self._cannot_decode(error) from error
+
+    def _cannot_decode(self, error: Exception) -> CodecError:
+        return CodecError(f"codec {self._codec.name!r} cannot decode what is stored: {type(error).__name__}")
 
 
 def _split(keys: list[str], apart: Callable[[str], bool]) -> tuple[list[str], list[str]]:

@@ -1,11 +1,15 @@
 """How values become bytes and bytes values.  What Redis holds is exactly what the codec wrote: any client can read it.
 
+``incr`` makes decimal text of a counter, whatever the codec, as Redis does: with "msgpack" and "json" it reads as an int, with
+"text" and "bytes" as its digits.
+
 Pickle is not offered: whoever can write to Redis could then run code in every gateway.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -21,7 +25,8 @@ class Codec(Protocol):
     """What ``MeshCache(codec=...)`` takes.
 
     Both methods raise :class:`~meshcache.errors.CodecError` (any other exception is turned into one).  ``decode`` must
-    return an object that no one else holds, unless it is immutable.
+    return an object that no one else holds, unless it is immutable.  It is called for each read, but for a small value of
+    an immutable type in memory once: ``bytes``, ``str``, ``int``, ``float``, ``bool``, ``None``, ``datetime``.
     """
 
     name: str
@@ -39,6 +44,9 @@ class MsgpackCodec:
     """msgpack: None, bool, int (64 bit), float, str, bytes, list, dict, aware datetime.
 
     Tuples come back as lists, subclasses as what they derive from, datetimes in UTC.
+
+    A value that is a whole int is written as decimal text, which Redis can count, and which is no msgpack: that of one digit
+    would be one of the ints 48 to 57, which are written as text too, and what is longer would have bytes left over.
     """
 
     name = "msgpack"
@@ -49,6 +57,8 @@ class MsgpackCodec:
 
     def encode(self, value: Any) -> bytes:
         """Raises :class:`CodecError` for what msgpack does not have or would not give back; nothing was changed."""
+        if isinstance(value, int) and not isinstance(value, bool) and _MIN_COUNTED <= value <= _MAX_COUNTED:
+            return b"%d" % value
         try:
             return self._pack_plain(value)
         except Exception:  # noqa: BLE001, S110 - msgpack raises a dozen types, and a subclass of dict any other
@@ -66,8 +76,10 @@ class MsgpackCodec:
         return data
 
     def decode(self, data: bytes) -> Any:
-        """Raises :class:`CodecError` for bytes that are not one msgpack object."""
+        """Raises :class:`CodecError` for bytes that are not one msgpack object, nor the decimal text of an int."""
         try:
+            if data[:1] in _FIRST_OF_AN_INT and _AN_INT(data):
+                return int(data)
             return _unpack(data)
         except Exception as error:
             raise CodecError(_not_of_this_codec("msgpack", error)) from error
@@ -143,6 +155,12 @@ CODECS: Final[Mapping[str, Callable[[], Codec]]] = {
     "bytes": BytesCodec,
 }
 """The codecs that have a name."""
+
+
+_MIN_COUNTED: Final = -(2**63)
+_MAX_COUNTED: Final = 2**63 - 1
+_FIRST_OF_AN_INT: Final = frozenset(b"%c" % byte for byte in b"-0123456789")
+_AN_INT: Final = re.compile(rb"-?[0-9]+").fullmatch
 
 
 def _packer(*, strict: bool) -> Callable[[Any], bytes]:

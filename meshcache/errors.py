@@ -59,9 +59,12 @@ class Unavailable(Exception):  # noqa: N818 - a condition that the package handl
     Attributes:
         cause: one line for the operator's log, without secrets.
         timed_out: the call waited longer than ``op_timeout``; one such alone does not prove an outage.
+        repeated: another call that timed out in the same round trip was told already, and Redis has answered others since
+            that was sent: this one proves nothing more.
     """
 
-    def __init__(self, cause: str, *, timed_out: bool = False) -> None:
+    def __init__(self, cause: str, *, timed_out: bool = False, repeated: bool = False) -> None:
         super().__init__(cause)
         self.cause = cause
         self.timed_out = timed_out
+        self.repeated = repeated

@@ -6,10 +6,11 @@ Asked of the operating system at each call; nothing is kept, and nothing is sent
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-__all__ = ["LocalAddress", "local_addresses", "usable_addresses"]
+__all__ = ["LocalAddress", "is_interface", "local_addresses", "usable_addresses"]
 
 
 class LocalAddress(NamedTuple):
@@ -37,6 +38,11 @@ def local_addresses() -> tuple[LocalAddress, ...]:
         for ip in (str(item.ip[0] if isinstance(item.ip, tuple) else item.ip) for item in adapter.ips)
         if not (":" in ip and ipaddress.ip_address(ip).is_link_local)
     )
+
+
+def is_interface(wanted: str) -> bool:
+    """Whether this is the name of an interface that this host has now, with or without an address."""
+    return wanted in (name for _, name in socket.if_nameindex())
 
 
 def usable_addresses(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from itertools import islice
 
 from .glob import MATCH_ALL, matcher
+from .shares import visible
 from .stamp import Stamp
 from .store import add_sweep
 
@@ -64,7 +65,7 @@ class Journal:
         """The stamp of the newest write or sweep of a dirty key, which the store may have given up; None if it is not dirty."""
         newest = self._keys.get(key)
         for pattern, stamp in self._sweeps.items():
-            if (newest is None or stamp > newest) and matcher(pattern)(key):
+            if (newest is None or stamp > newest) and matcher(pattern)(visible(key)):
                 newest = stamp
         return newest
 
@@ -102,6 +103,11 @@ class Journal:
             del self._keys[key]
             self._foreign.discard(key)
 
+    def dismiss(self, key: str) -> None:
+        """There is nothing left that could be brought to Redis, and nothing there to be deleted for it: an old share."""
+        if self._keys.pop(key, None) is not None:
+            self._foreign.discard(key)
+
     def superseded(self, key: str, stamp: Stamp) -> None:
         """Redis has this write of the key, or a newer one: what is older is of no interest any more."""
         known = self._keys.get(key)
@@ -121,4 +127,4 @@ class Journal:
         self.ghosts.clear()
 
     def _is_swept(self, key: str) -> bool:
-        return bool(self._sweeps) and any(matcher(pattern)(key) for pattern in self._sweeps)
+        return bool(self._sweeps) and any(matcher(pattern)(visible(key)) for pattern in self._sweeps)

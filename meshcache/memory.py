@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil, inf
 
 from .buckets import Buckets, Version
+from .counters import Counters, Way
+from .glob import matcher
 from .journal import Journal
-from .stamp import HybridClock, Kind, Op, Stamp
+from .shares import counter_of, is_share
+from .stamp import NOBODY, HybridClock, Kind, Op, Stamp, stamp_node, successor
 from .store import Store
 from .tier import NO_EXPIRY, NO_KEY
 
@@ -27,8 +30,12 @@ class MemoryTier:
         clock: makes the stamps, and refuses those of clocks too far ahead.
         now: this instance's monotonic clock, in seconds.
         publish: told of each own write.
+        count_life: how long what was counted may be brought to Redis, in seconds.
+        stale_ttl: how long a number that Redis gave for a counter is gone on from, if that does not expire, in seconds.
 
     Attributes:
+        counters: what counters read as, and where increments go.
+        node_id: this instance, 64 bit.
         refused_stamps: how many foreign writes were refused because their clock is too far ahead.
     """
 
@@ -39,10 +46,16 @@ class MemoryTier:
         clock: HybridClock,
         now: Callable[[], float],
         publish: Callable[[Op], None],
+        count_life: float = 3600.0,
+        stale_ttl: float = 60.0,
     ) -> None:
         self.store = store
+        self.counters = Counters(store, clock, count_life, stale_ttl)
         self.journal = journal
+        if journal is not None:
+            store.share_lost = journal.dismiss
         self.refused_stamps = 0
+        self.node_id = clock.node_id
         self._clock = clock
         self._now = now
         self._publish = publish
@@ -61,11 +74,14 @@ class MemoryTier:
 
     async def get(self, key: str) -> bytes | None:
         """The value, or None for a miss."""
-        return self.store.get(key, self._now())
+        now, store = self._now(), self.store
+        return self._count_read(key, now) if key in store.shares else store.get(key, now)
 
     async def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
         """The keys found, with their values."""
         now, get = self._now(), self.store.get
+        if self.store.shares:
+            return {key: value for key in keys if (value := await self.get(key)) is not None}
         return {key: value for key in keys if (value := get(key, now)) is not None}
 
     async def set(self, key: str, value: bytes, ttl_ms: int | None, *, nx: bool = False, xx: bool = False) -> bool:
@@ -99,20 +115,45 @@ class MemoryTier:
         """What remains, or ``NO_EXPIRY``, or ``NO_KEY``."""
         now = self._now()
         entry = self.store.peek(key, now)
-        if entry is None or entry.value is None:
+        if entry is not None and entry.value is not None:
+            expires_at = entry.expires_at
+        elif self._value(key, now) is not None and (deadline := self.counters.deadline(key, now)) is not None:
+            expires_at = deadline
+        else:
             return NO_KEY
-        if entry.expires_at == inf:
+        if expires_at == inf:
             return NO_EXPIRY
         # Floats: (now + 60) - now may be a little more than 60, and must not be told as 61 seconds.
-        return max(1, ceil(round((entry.expires_at - now) * 1000, 3)))
+        return max(1, ceil(round((expires_at - now) * 1000, 3)))
 
     async def expire(self, key: str, ttl_ms: int | None) -> bool:
-        """A new time to live: a write of the same value.  False if this instance does not hold the key."""
+        """A new time to live.  False if this instance does not hold the key.
+
+        It makes the value no newer than it is: somebody may have written the key whom this instance has not heard yet.  Of
+        a copy of what Redis has it is not even known how old it is; that it is to expire is then kept to this instance,
+        and Redis is told to forget the key.
+        """
         now = self._now()
         value = self._value(key, now)
         if value is None:
             return False
-        self._write(Op(Kind.SET, key, self._clock.tick(), value, _deadline(ttl_ms, now)), now)
+        deadline = _deadline(ttl_ms, now)
+        shares = [entry.stamp for _, entry in self.store.shares_of(key, now)]
+        entry = self.store.peek(key, now)
+        if (entry is None or entry.stamp) and (not shares or self.counters.is_certain(key, now)):
+            # A counter is one value from now on: its shares are older.
+            newest = max([*shares, *([entry.stamp] if entry is not None else [])])
+            stamp = successor(Stamp(newest), self.node_id)
+            self._clock.observe(stamp)  # what this instance writes next is newer
+            self._write(Op(Kind.SET, key, stamp, value, deadline), now)
+        else:
+            op = Op(Kind.INVALIDATE, key, self._clock.tick())
+            self._counters_follow(op)
+            self.store.end_series(key, op.stamp)
+            self.store.drop_stamped(key)
+            self.store.put_copy(key, value, deadline, now=now, newest=True, ttl_known=True)
+            self._mark(op, foreign=False)
+            self._publish(op)
         return True
 
     async def fill(self, key: str, value: bytes, ttl_ms: int | None, began: Stamp, *, anew: bool = False) -> bool:
@@ -126,14 +167,37 @@ class MemoryTier:
             self._publish(op)
         return False
 
+    async def incr(self, key: str, amount: int, ttl_ms: int | None) -> int:
+        """The counter after the increment: what this instance holds and what it has heard of.
+
+        Raises:
+            RedisCommandError: it is no integer, or would not fit into 64 bit.
+        """
+        now = self._now()
+        total = self.counters.total(key, amount, now)
+        deadline = self.counters.deadline(key, now)
+        if deadline is None:
+            deadline = _deadline(ttl_ms, now)
+        self._write(self.counters.draft(key, amount, now, deadline=deadline, way=Way.MEMORY), now)
+        return total
+
     def keys(self, pattern: str, *, copies: bool = True) -> list[str]:
         """The keys that this instance holds and that match, with or without those that are copies of what Redis has."""
-        return list(self.store.keys(pattern, self._now(), copies=copies))
+        now = self._now()
+        keys = list(self.store.keys(pattern, now, copies=copies))
+        if self.store.shares:
+            matches, known = matcher(pattern), set(keys)
+            keys += [
+                key
+                for key in self.store.shares
+                if matches(key) and key not in known and self._value(key, now) is not None
+            ]
+        return keys
 
     async def delete_match(self, pattern: str) -> int:
         """Delete what matches, here, at the peers, and in Redis at recovery; how many this instance held."""
         now = self._now()
-        count = sum(1 for _ in self.store.keys(pattern, now))
+        count = len(self.keys(pattern))
         self._write(Op(Kind.SWEEP, pattern, self._clock.tick()), now)
         return count
 
@@ -153,15 +217,21 @@ class MemoryTier:
         """Move the clock past a stamp met in Redis; False if that is too far ahead to be believed."""
         return self._clock.observe(stamp)
 
+    def tell(self, kind: Kind, key: str, stamp: Stamp, value: bytes, ttl_ms: int | None) -> None:
+        """Tell the peers of what Redis has."""
+        self._clock.observe(stamp)
+        self._publish(Op(kind, key, stamp, value, _deadline(ttl_ms, self._now())))
+
     def settled(self, op: Op) -> None:
         """Redis has this write of this instance: the peers are told, and what was known of the key before is forgotten."""
         if op.kind is Kind.SWEEP:
+            self.counters.swept()
             if self.journal:
                 self.store.apply(op, self._now())
         else:
-            self.store.drop_stamped(op.key)
-            if self.journal is not None:
-                self.journal.superseded(op.key, op.stamp)
+            self.counters.written(op.key)
+            self.store.end_series(op.key, op.stamp)
+            self._settled(op)
         self._publish(op)
 
     def doubt(self, ops: Iterable[Op]) -> None:
@@ -171,12 +241,82 @@ class MemoryTier:
             self._write(op, now)
 
     def forget_in_redis(self, ops: Iterable[Op]) -> None:
-        """Redis may have lost these changes, and shows what was before: to be deleted there.  Nobody needs to be told."""
+        """Redis may have lost these changes, and shows what was before: to be deleted there.  Nobody needs to be told.
+
+        Of a counter that somebody else has changed, somehow, it may show less than was counted; but it is not deleted.
+        """
         now = self._now()
         for op in ops:
+            if stamp_node(op.stamp) == NOBODY and op.kind is not Kind.SWEEP and self.counters.is_known(op.key):
+                continue
             if self._clock.accepts(op.stamp) and not (op.kind is not Kind.SWEEP and self.is_outdated(op.key, op.stamp)):
+                self._counters_follow(op)
                 self.store.apply(op, now)
                 self._mark(op, foreign=False)
+
+    def remember(self, ops: Iterable[Op]) -> None:
+        """Redis is gone, and had these writes of this instance: older ones of peers must not be taken for the newest.
+
+        The value of a key is that of the copy of what Redis has, if there is one.
+        """
+        now = self._now()
+        for op in ops:
+            entry = self.store.peek(op.key, now)
+            if entry is not None and not entry.stamp and entry.value is not None:
+                op = Op(Kind.SET, op.key, op.stamp, entry.value, entry.expires_at)  # noqa: PLW2901
+            self.store.apply(op, now)
+
+    # -- increments that go to Redis
+
+    def count(self, key: str, amount: int, ttl_ms: int | None, way: Way) -> Op:
+        """The share that an increment is about to be sent with; to be followed by one of the next three."""
+        now = self._now()
+        op = self.counters.draft(key, amount, now, deadline=_deadline(ttl_ms, now), way=way)
+        self.counters.begin(op)
+        return op
+
+    def counted(self, op: Op, value: int, left_ms: int | None, way: Way, *, is_outdated: bool) -> None:
+        """Redis has it.
+
+        Args:
+            op: what :meth:`count` gave.
+            value: the counter now.
+            left_ms: the counter's time to live; None for ever.
+            way: as there.
+            is_outdated: whether the counter was written under a fence after the series began.
+        """
+        now = self._now()
+        deadline = _deadline(left_ms, now)
+        self.counters.end(op)
+        self._settled(op)
+        told = self.counters.sent(op, value, deadline, now, way=way)
+        if is_outdated:
+            self.counters.restart(counter_of(op.key))
+        if way is Way.TOLD:
+            self._publish(told)
+
+    def count_refused(self, op: Op) -> None:
+        """Redis has not counted it, for good."""
+        self.counters.end(op)
+
+    def count_doubted(self, op: Op, amount: int | None) -> int:
+        """Nobody knows whether Redis has it: it is replayed, which adds it once.
+
+        Args:
+            op: what :meth:`count` gave.
+            amount: the increment; None if nobody waits for an answer.
+
+        Returns:
+            The counter, as far as this instance knows.
+
+        Raises:
+            RedisCommandError: it is no integer, or would not fit into 64 bit.
+        """
+        now = self._now()
+        self.counters.end(op)
+        total = 0 if amount is None else self.counters.total(counter_of(op.key), amount, now)
+        self._write(op, now)
+        return total
 
     def haunted(self, keys: Iterable[str]) -> None:
         """Plain writes of these keys were given up and may still arrive."""
@@ -198,8 +338,23 @@ class MemoryTier:
                 self.refused_stamps += 1
             elif op.kind is not Kind.SWEEP and self.is_outdated(op.key, op.stamp):
                 continue
-            elif self.store.apply(op, now) and (not in_redis or (op.kind is not Kind.SWEEP and self.is_dirty(op.key))):
-                self._mark(op, foreign=True)
+            elif self.counters.is_own(op.key):
+                continue  # its owner knows better
+            elif self.store.apply(op, now):
+                self._counters_follow(op)
+                if not in_redis or self._may_be_overtaken(op):
+                    self._mark(op, foreign=True)
+
+    def _may_be_overtaken(self, op: Op) -> bool:
+        """Whether this instance may be bringing something older to Redis just now.  A sweep leaves no fences that would refuse it."""
+        return bool(self.journal) if op.kind is Kind.SWEEP else self.is_dirty(op.key)
+
+    def counted_in_redis(self, ops: Iterable[Op]) -> None:
+        """Redis has those of these writes that are shares."""
+        now = self._now()
+        for op in ops:
+            if op.kind is Kind.SET and is_share(op.key):
+                self.counters.in_redis(op, now)
 
     def forget_values(self) -> None:
         """A peer wrote what can never be learned: any key may be older than that.  What others still know is fetched again."""
@@ -214,7 +369,7 @@ class MemoryTier:
 
     def wants(self, version: Version, now: float) -> bool:
         """Whether the write of this version, if it came, would be taken in and kept."""
-        if not self._clock.accepts(version.stamp) or not self.store.wants(version):
+        if not self._clock.accepts(version.stamp) or not self.store.wants(version) or self.counters.is_own(version.key):
             return False
         return version.is_sweep or not self.is_outdated(version.key, version.stamp)
 
@@ -226,11 +381,25 @@ class MemoryTier:
 
     def is_dirty(self, key: str) -> bool:
         """Whether Redis may hold something older for this key than this instance knows: a write must not overtake it."""
-        return self.journal is not None and self.journal.is_dirty(key)
+        return self.journal is not None and (
+            self.journal.is_dirty(key) or any(map(self.journal.is_dirty, self.store.shares.get(key, ())))
+        )
 
     def is_in_doubt(self, key: str) -> bool:
-        """Whether that is a write of this instance itself: then Redis must not be read."""
-        return self.journal is not None and self.journal.is_in_doubt(key)
+        """Whether that is a write of this instance itself: then Redis must not be read.
+
+        A counter of which nothing is known here but what this instance counts is read from Redis all the same.
+        """
+        if self.journal is None or not self.journal:
+            return False
+        if self.journal.is_in_doubt(key):
+            return True
+        shares = self.store.shares.get(key)
+        return (
+            shares is not None
+            and any(map(self.journal.is_in_doubt, shares))
+            and self.counters.has_base(key, self._now())
+        )
 
     def is_outdated(self, key: str, stamp: Stamp) -> bool:
         """Whether the journal knows a newer write, whose value the store may have given up."""
@@ -242,6 +411,7 @@ class MemoryTier:
         now = self._now()
         for pattern, stamp in sweeps.items():
             if self._clock.observe(stamp):
+                self.counters.swept()
                 self.store.apply(Op(Kind.SWEEP, pattern, stamp), now)
             else:
                 self.refused_stamps += 1
@@ -266,6 +436,8 @@ class MemoryTier:
         if self.journal is not None:
             for op in ops:
                 self.journal.done(op.key, op.stamp)
+                if op.kind is not Kind.SET and not is_share(op.key):
+                    self.store.drop_copy(op.key)  # one that was to expire, see :meth:`expire`
 
     def forget(self, *, copies: bool = True) -> None:
         """Redis answers again: what memory holds would grow old unnoticed.  Only what is dirty stays.
@@ -277,14 +449,20 @@ class MemoryTier:
         kept = [] if self.journal is None else [key for key, _ in self.journal.oldest(len(self.journal))]
         if copies:
             self.store.keep_only(kept)
+            self.counters.redis_found()
         else:
             self.store.forget_clean(kept)
 
     # -- copies of what Redis has, kept while it answers; ``near`` says when
 
-    def copy(self, key: str) -> bytes | None:
-        """What Redis has, if this instance keeps a copy."""
-        return self.store.copy(key, self._now())
+    def has_copy(self, key: str, value: bytes, ttl: float) -> bool:
+        """Whether there is a copy with this value, and about so many seconds to live; then it is the most recently used."""
+        return self.store.touch_copy(key, value, self._now() + ttl)
+
+    def without_copy(self, found: Mapping[str, bytes], ttl: float) -> list[str]:
+        """Redis has these values: the keys of those of which there is no such copy with about so many seconds to live."""
+        expires_at, touch = self._now() + ttl, self.store.touch_copy
+        return [key for key, value in found.items() if not touch(key, value, expires_at)]
 
     def keep(self, key: str, value: bytes, ttl: float, *, newest: bool = False, ttl_known: bool = False) -> bool:
         """Redis has this value.  Not kept where a stamped write is known of the key, or one that Redis does not have yet.
@@ -301,17 +479,29 @@ class MemoryTier:
         """
         now = self._now()
         expires_at = now + ttl
-        if not newest and self.store.touch_copy(key, value, expires_at):
-            return True  # the usual case: a key that is read again and again
-        if self.journal and self.journal.is_dirty(key):
+        if self.journal and self.is_dirty(key):
             return True
         return self.store.put_copy(key, value, expires_at, now=now, newest=newest, ttl_known=ttl_known)
 
     # -- inside
 
     def _value(self, key: str, now: float) -> bytes | None:
+        if key in self.store.shares:
+            return self.counters.value(key, now)
         entry = self.store.peek(key, now)
         return None if entry is None else entry.value
+
+    def _count_read(self, key: str, now: float) -> bytes | None:
+        value = self.counters.value(key, now)
+        self.store.hits += value is not None
+        self.store.misses += value is None
+        return value
+
+    def _settled(self, op: Op) -> None:
+        """Redis has this write of this instance."""
+        self.store.drop_stamped(op.key)
+        if self.journal is not None:
+            self.journal.superseded(op.key, op.stamp)
 
     def _newest(self, key: str, stamp: Stamp, now: float) -> Op:
         entry = self.store.peek(key, now)
@@ -322,9 +512,16 @@ class MemoryTier:
         return Op(Kind.SET, key, stamp, entry.value, entry.expires_at)
 
     def _write(self, op: Op, now: float) -> None:
+        self._counters_follow(op)
         self.store.apply(op, now)
         self._mark(op, foreign=False)
         self._publish(op)
+
+    def _counters_follow(self, op: Op) -> None:
+        if op.kind is Kind.SWEEP:
+            self.counters.swept()
+        elif not is_share(op.key):
+            self.counters.written(op.key)
 
     def _mark(self, op: Op, *, foreign: bool) -> None:
         if self.journal is None:

@@ -90,11 +90,18 @@ class ModeMachine:
         self.last_cause = cause
         return self._take(Signal.OUTAGE, cause, now)
 
-    def timed_out(self, cause: str, now: float, *, others_in_flight: int) -> ModeChanged | None:
+    def timed_out(self, cause: str, now: float, *, others_in_flight: int, repeated: bool = False) -> ModeChanged | None:
         """One call waited too long.  It is an outage if that happens in a row, or if nothing younger is under way that
-        could still prove the contrary."""
+        could still prove the contrary.
+
+        Args:
+            cause: in one line.
+            now: this moment.
+            others_in_flight: how many calls are under way whose time is not over.
+            repeated: the call shared a connection with one that was counted already, while others were answered.
+        """
         self.last_cause = cause
-        self._timeouts += 1
+        self._timeouts += not repeated
         if self._timeouts >= self._failure_threshold or not others_in_flight:
             return self._take(Signal.OUTAGE, cause, now)
         return None

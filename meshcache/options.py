@@ -35,6 +35,7 @@ class OptionArguments(TypedDict, total=False):
 
     namespace: str
     secret: str | bytes | None
+    credential_provider: Any
     codec: str | Codec
     default_ttl: float | timedelta | None
     op_timeout: float
@@ -74,6 +75,11 @@ class Options:
     makes a key and keeps it there.  Set it if instances must find each other while Redis is down from the start: 16
     random characters or more."""
 
+    credential_provider: Any = field(default=None, repr=False, metadata={"variable": False})
+    """Asked for user and password at each new connection to Redis, so that a password may be rotated while running: a
+    ``CredentialProvider`` of redis-py, or a function that returns a password or a tuple of user and password.  None: what
+    the URL says.  Not an environment variable."""
+
     codec: str | Codec = "msgpack"
     """``"msgpack"``, ``"json"``, ``"text"``, ``"bytes"`` or an object with ``name``, ``encode`` and ``decode``.  All
     programs that read the keys must agree."""
@@ -96,15 +102,18 @@ class Options:
     long as your users may see what was changed behind an outage."""
 
     discovery: Sequence[Any] | None = None
-    """Where peers' addresses come from: ``Mdns()``, ``Static([...])``, ``"host:port"`` strings (short for ``Static``) or
-    your own.  None: mDNS.  ``[]``: nobody is looked for, but who finds this instance is answered."""
+    """Where peers' addresses come from, any number of sources together: ``Mdns()`` or ``"mdns"``, ``Static([...])`` or
+    ``"host:port"``, ``Dns(name, port)`` or ``"dns://name:port"``, ``DnsSrv(name)`` or ``"dns+srv://name"``, or your own.
+    ``"redis"`` is the registry in Redis.  None: mDNS and Redis.  ``[]``: nobody is looked for, but who finds this instance
+    is answered."""
 
     interfaces: Sequence[str] | None = None
-    """IP addresses or names of the network interfaces to use, for example ``["127.0.0.1"]``.  None: every usable one."""
+    """IP addresses or names of the network interfaces to use, for example ``["127.0.0.1"]``.  None: every usable one.  One
+    IP address: nothing else is listened on.  A name: whatever addresses the interface gets later are used as well."""
 
     port: int = 0
     """UDP port of this instance.  0: any free one, which mDNS tells the others.  Fix it (7946, say) when others name
-    this instance in ``Static``, or when a firewall must let it through."""
+    this instance in ``Static`` or look its name up by ``Dns``, or when a firewall must let it through."""
 
     max_entries: int = 10_000
     """How many entries memory holds; the least recently used go first."""
@@ -216,13 +225,13 @@ class Options:
         """The arguments of ``MeshCache`` that the environment names: ``MESHCACHE_`` and an option's name in capitals.
 
         ``MESHCACHE_URL=none`` means no Redis; lists are separated by commas; ``MESHCACHE_DISCOVERY`` takes ``mdns``,
-        ``none`` and ``host:port``.
+        ``redis``, ``none``, ``host:port``, ``dns://name:port`` and ``dns+srv://name``.
 
         Raises:
             ConfigError: a variable is not of its option's type.
         """
         arguments: dict[str, Any] = {}
-        for name in ("url", *(item.name for item in fields(cls))):
+        for name in ("url", *(item.name for item in fields(cls) if item.metadata.get("variable", True))):
             variable = prefix + name.upper()
             text = environ.get(variable, "").strip()
             if text:

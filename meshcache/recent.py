@@ -21,6 +21,7 @@ __all__ = ["Recent"]
 class _Change(NamedTuple):
     at: float
     stamp: Stamp
+    fenced: bool = False
 
 
 class Recent:
@@ -37,10 +38,10 @@ class Recent:
         self._sweeps: dict[str, _Change] = {}
         self._own_since = self._others_since = -inf  # of everything after this moment there is a record
 
-    def wrote(self, key: str, stamp: Stamp, now: float) -> None:
-        """This instance changed a key in Redis."""
+    def wrote(self, key: str, stamp: Stamp, now: float, *, fenced: bool = False) -> None:
+        """This instance changed a key in Redis, plainly or under the fence."""
         own = self._own
-        own[key] = _Change(now, stamp)
+        own[key] = _Change(now, stamp, fenced)
         own.move_to_end(key)
         if len(own) > self._limit:
             self._own_since = own.popitem(last=False)[1].at
@@ -79,6 +80,10 @@ class Recent:
             ops.append(Op(Kind.INVALIDATE, key, change.stamp))
         return ops
 
+    def fenced_since(self, moment: float) -> list[Op]:
+        """Those of them that were stamped, so that peers know of them."""
+        return [op for op in self.own_since(moment) if op.kind is not Kind.SWEEP and self._own[op.key].fenced]
+
     def all_since(self, moment: float, stamp_at: Callable[[float], Stamp]) -> list[Op]:
         """What anybody changed since then, as far as this instance knows, as something to forget.
 
@@ -89,14 +94,17 @@ class Recent:
         if moment < self._others_since:
             newest = max([stamp_at(self._others_since), *map(stamp_at, self._others.values())])
             return [Op(Kind.SWEEP, MATCH_ALL, max([newest, *(op.stamp for op in self.own_since(moment))]))]
-        ops = self.own_since(moment)
-        known = {op.key for op in ops if op.kind is not Kind.SWEEP}
+        own = self.own_since(moment)
+        latest = {op.key: op.stamp for op in own if op.kind is not Kind.SWEEP}
         for key, at in reversed(self._others.items()):
             if at < moment:
                 break
-            if key not in known:
-                ops.append(Op(Kind.INVALIDATE, key, stamp_at(at)))
-        return ops
+            # Whoever changed it last: the server may have come back with the fence of the change before.
+            latest[key] = max(latest.get(key, stamp_at(at)), stamp_at(at))
+        return [
+            *(op for op in own if op.kind is Kind.SWEEP),
+            *(Op(Kind.INVALIDATE, key, stamp) for key, stamp in latest.items()),
+        ]
 
     def forget_before(self, moment: float) -> None:
         """What is older is of no interest any more."""

@@ -16,12 +16,27 @@ from enum import IntEnum
 from math import inf
 from typing import Final, NamedTuple, NewType
 
-__all__ = ["STAMP_BYTES", "HybridClock", "Kind", "Op", "Stamp", "make_stamp", "stamp_ms", "stamp_node"]
+__all__ = [
+    "NOBODY",
+    "STAMP_BYTES",
+    "HybridClock",
+    "Kind",
+    "Op",
+    "Stamp",
+    "make_stamp",
+    "stamp_ms",
+    "stamp_node",
+    "successor",
+]
 
 Stamp = NewType("Stamp", bytes)
 """16 bytes whose order is the order of writes."""
 
 STAMP_BYTES: Final = 16
+
+NOBODY: Final = 0
+"""Stands in a stamp for an instance that is not known: somebody changed a key, and who knows how."""
+
 _MAX_MS: Final = 2**48 - 1
 _MAX_COUNTER: Final = 2**16 - 1
 
@@ -43,6 +58,18 @@ def stamp_ms(stamp: Stamp) -> int:
 def stamp_node(stamp: Stamp) -> int:
     """The node id of the writer."""
     return int.from_bytes(stamp[8:], "big")
+
+
+def successor(stamp: Stamp, node_id: int) -> Stamp:
+    """A stamp just after another one, for what changes a write without being a newer one.
+
+    It is older than any write that was made a millisecond later, so that a new time to live, given to a value that is not
+    the newest, does not make it so.
+    """
+    counter = int.from_bytes(stamp[6:8], "big") + 1
+    return (
+        stamp if counter > _MAX_COUNTER else Stamp(stamp[:6] + counter.to_bytes(2, "big") + node_id.to_bytes(8, "big"))
+    )
 
 
 class Kind(IntEnum):
@@ -81,9 +108,10 @@ class HybridClock:
         max_skew_ms: how far ahead of the wall clock a foreign stamp may be before it is refused.
     """
 
-    __slots__ = ("_counter", "_max_skew_ms", "_ms", "_node", "_wall_ms")
+    __slots__ = ("_counter", "_max_skew_ms", "_ms", "_node", "_wall_ms", "node_id")
 
     def __init__(self, node_id: int, wall_ms: Callable[[], int], max_skew_ms: int = 60_000) -> None:
+        self.node_id = node_id
         self._node = node_id.to_bytes(8, "big")
         self._wall_ms = wall_ms
         self._max_skew_ms = max_skew_ms

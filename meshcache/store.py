@@ -7,20 +7,25 @@ refuses older writes that are still on their way.  A sweep (delete by pattern) i
 
 While Redis answers, the store may also *keep* copies of what Redis has, for an outage to come (see ``near``).  They have no
 stamp: any stamped write replaces them, they leave no tombstone, and peers are told nothing of them.
+
+Shares of counters (see ``shares``) are entries like others, under hidden keys.  What is special about them: a write of the
+counter itself that is newer than the beginning of their series ends them.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from math import inf
+from typing import Any, Final
 
 from .buckets import BUCKETS, Buckets, Version
 from .glob import MATCH_ALL, matcher
+from .shares import counter_of, is_share, share_id, unpack_share, visible
 from .stamp import Kind, Op, Stamp
 
-__all__ = ["ENTRY_OVERHEAD_BYTES", "MAX_SWEEPS", "UNSTAMPED", "Entry", "Store", "add_sweep"]
+__all__ = ["ENTRY_OVERHEAD_BYTES", "MAX_SWEEPS", "NOT_DECODED", "UNSTAMPED", "Entry", "Store", "add_sweep"]
 
 ENTRY_OVERHEAD_BYTES = 550
 """What an entry costs besides its key and value: the objects, the dictionary, the list of what expires, the summary for
@@ -31,6 +36,9 @@ MAX_SWEEPS = 64
 
 UNSTAMPED = Stamp(b"")
 """What stands in place of a stamp in a copy of what Redis has; older than every stamp."""
+
+NOT_DECODED: Final = object()
+"""What stands in place of a value that nobody has decoded, or that may not be shared."""
 
 _SPARE_SECONDS = 64
 _NEARLY_SAME = 1.0
@@ -47,9 +55,10 @@ class Entry:
         expires_at: readable before this moment; ``-inf`` in a tombstone, ``inf`` for ever.
         size: bytes that this entry counts for.
         ttl_known: of a copy, whether ``expires_at`` is that of the key in Redis.
+        decoded: what ``value`` means, if whoever reads it knows that and may share it; see :meth:`Store.share`.
     """
 
-    __slots__ = ("_due", "expires_at", "kind", "size", "stamp", "ttl_known", "value")
+    __slots__ = ("_due", "decoded", "expires_at", "kind", "size", "stamp", "ttl_known", "value")
 
     def __init__(self, kind: Kind, stamp: Stamp, value: bytes | None, expires_at: float, size: int) -> None:
         self.kind = kind
@@ -58,6 +67,7 @@ class Entry:
         self.expires_at = expires_at
         self.size = size
         self.ttl_known = False
+        self.decoded: Any = NOT_DECODED
         self._due: int | None = None
 
 
@@ -76,6 +86,8 @@ class Store:
         evictions: entries given up because the store was full.
         buckets: the versions of all entries, tombstones and sweeps, summed up; without the copies.
         copies: how many of the entries are copies of what Redis has.
+        shares: the hidden keys of each counter's shares, tombstones too.
+        share_lost: told of each share whose value went.
     """
 
     def __init__(self, max_entries: int, max_bytes: int, tombstone_ttl: float) -> None:
@@ -89,11 +101,15 @@ class Store:
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # the least recently used first
         self.buckets = Buckets()
         self.copies = 0
+        self.shares: dict[str, set[str]] = {}
+        self.share_lost: Callable[[str], None] = lambda name: None
         self._sweeps: dict[str, Stamp] = {}
         self._newest_sweep = b""  # a newer write, so nearly every one, need not look at the patterns
         self._newest_evicted = b""
+        self._newest = b""
         self._sweeps_end = -inf
         self._calendar = _Calendar()
+        self._discarded: list[MutableMapping[Any, Any]] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -105,13 +121,33 @@ class Store:
 
     def get(self, key: str, now: float) -> bytes | None:
         """The value, or None for a miss.  Counts, and makes the entry the most recently used one."""
-        entry = self._entries.get(key)
-        if entry is None or entry.expires_at <= now:
+        entry = self.recall(key, now)
+        if entry is None:
             self.misses += 1
             return None
-        self._entries.move_to_end(key)
-        self.hits += 1
         return entry.value
+
+    def recall(self, key: str, now: float) -> Entry | None:
+        """The entry, if it has a value now that can be read by itself.  As :meth:`get`, but a miss is not counted."""
+        entries = self._entries
+        entry = entries.get(key)
+        if entry is None or entry.expires_at <= now or (self.shares and self._is_counted(key)):
+            return None
+        entries.move_to_end(key)
+        self.hits += 1
+        return entry
+
+    def share(self, entry: Entry, decoded: Any, size: int) -> None:
+        """Keep what the value of an entry means, for as long as the entry has that value.
+
+        Args:
+            entry: as it was given out just now.
+            decoded: immutable: everybody who reads the key gets this very object.
+            size: what it takes, in bytes.
+        """
+        entry.decoded = decoded
+        entry.size += size
+        self.bytes += size
 
     def peek(self, key: str, now: float) -> Entry | None:
         """The entry, a tombstone too, without a trace: nothing is counted or moved.  ``value`` is None once it expired."""
@@ -122,20 +158,24 @@ class Store:
         return entry
 
     def keys(self, pattern: str, now: float, *, copies: bool = True) -> Iterator[str]:
-        """The keys that have a value and match, with or without the copies.  The store must not change meanwhile."""
+        """The keys that have a value and match, with or without the copies; no hidden ones.  The store must not change
+        meanwhile."""
         matches = matcher(pattern)
         for key, entry in self._entries.items():
-            if entry.expires_at > now and (copies or entry.stamp) and matches(key):
+            if entry.expires_at > now and (copies or entry.stamp) and matches(key) and not is_share(key):
                 yield key
 
     def apply(self, op: Op, now: float) -> bool:
         """Take in a write.
 
         Returns:
-            False if the store knows a newer write of the key, or this very one, or may have known one: nothing has changed.
+            False if the store knows a newer write of the key, or this very one, or may have known one, or if it is a share
+            of a counter that was written since: nothing has changed.
         """
         if op.kind is Kind.SWEEP:
             return self._sweep(op, now)
+        if is_share(op.key) and not self._may_take_share(op):
+            return False
         entry = self._entries.get(op.key)
         if entry is not None and entry.stamp:
             if (entry.stamp, entry.kind) >= (op.stamp, op.kind):
@@ -176,11 +216,20 @@ class Store:
         return Op(kind, key, entry.stamp, b"", forgotten_at)
 
     def expire(self, now: float, limit: int) -> bool:
-        """Turn what expired into tombstones and forget old tombstones, ``limit`` keys (1 or more) at most.
+        """Turn what expired into tombstones and forget old tombstones, ``limit`` keys (1 or more) at most; and let go of as much
+        of what was forgotten all at once.
 
         Returns:
             Whether there is more to do now.
         """
+        left = limit
+        while self._discarded and left:
+            some = self._discarded[-1]
+            for _ in range(min(left, len(some))):
+                some.popitem()
+                left -= 1
+            if not some:
+                self._discarded.pop()
         if self._sweeps and self._sweeps_end <= now:
             self._forget_sweeps()
         for key in self._calendar.take(now, limit):
@@ -190,26 +239,35 @@ class Store:
                 self._drop(key, entry)
             else:
                 self._bury(key, entry, entry.expires_at)
-        return self._calendar.is_due(now)
+        return bool(self._discarded) or self._calendar.is_due(now)
 
     def clear(self) -> None:
         """Forget everything, stamps and sweeps too."""
-        self._entries.clear()
+        self._discard()
         self._sweeps.clear()
         self._newest_sweep = self._newest_evicted = b""
+        self._discarded += self.buckets.clear()
+
+    def _discard(self) -> None:
+        """Have no entries any more.  To let go of a million of them takes long: that is done bit by bit."""
+        self._discarded += [self._entries, *self._calendar.days()]
+        if self.shares:
+            self._discarded.append(self.shares)
+            self.shares = {}
+        self._entries = OrderedDict()
         self._calendar = _Calendar()
-        self.buckets.clear()
         self.bytes = self.copies = 0
 
     # -- copies of what Redis has
 
-    def copy(self, key: str, now: float) -> bytes | None:
-        """The copy of what Redis has; None if there is none.  Makes it the most recently used entry."""
-        entry = self._entries.get(key)
-        if entry is None or entry.stamp or entry.expires_at <= now:
+    def copy(self, key: str, now: float) -> Entry | None:
+        """The copy of what Redis has; None if there is none that can be read by itself.  Makes it the most recently used entry."""
+        entries = self._entries
+        entry = entries.get(key)
+        if entry is None or entry.stamp or entry.expires_at <= now or (self.shares and self._is_counted(key)):
             return None
-        self._entries.move_to_end(key)
-        return entry.value
+        entries.move_to_end(key)
+        return entry
 
     def touch_copy(self, key: str, value: bytes, expires_at: float) -> bool:
         """Whether there is a copy with this value, and about this long to live; makes it the most recently used entry."""
@@ -273,9 +331,7 @@ class Store:
         if pattern == MATCH_ALL and self.copies == len(self._entries):
             # The usual case, and one that must be quick: no outage, and a store full of copies.
             dropped = self.copies
-            self._entries.clear()
-            self._calendar = _Calendar()
-            self.bytes = self.copies = 0
+            self._discard()
             return dropped
         matches = matcher(pattern)
         keys = [key for key, entry in self._entries.items() if not entry.stamp and matches(key)] if self.copies else []
@@ -301,15 +357,35 @@ class Store:
         self.clear()
         for key, entry in kept:
             self._entries[key] = entry
+            self._index(key)
             self.bytes += entry.size
             self.buckets.put(key, entry.stamp)
             if entry._due is not None:
                 self._calendar.add(key, entry._due - 1)
 
     def forget_values(self) -> None:
-        """Forget every key that has a value; what was deleted stays deleted."""
-        for key in [key for key, entry in self._entries.items() if entry.value is not None]:
+        """Forget every key that has a value; what was deleted stays deleted.  Shares stay: what was counted was counted."""
+        for key in [key for key, entry in self._entries.items() if entry.value is not None and not is_share(key)]:
             self._drop(key, self._entries[key])
+
+    # -- shares
+
+    def shares_of(self, key: str, now: float) -> list[tuple[str, Entry]]:
+        """The shares of a counter that have a value, under their hidden keys; makes them the most recently used entries."""
+        found = []
+        for name in self.shares.get(key, ()):
+            entry = self._entries[name]
+            if entry.expires_at > now:
+                self._entries.move_to_end(name)
+                found.append((name, entry))
+        return found
+
+    def end_series(self, key: str, stamp: Stamp) -> list[str]:
+        """The counter was written: shares whose series began before go.  Their hidden keys."""
+        old = [name for name in self.shares.get(key, ()) if self._series(self._entries[name]) < stamp]
+        for name in old:
+            self._drop(name, self._entries[name])
+        return old
 
     # -- inside
 
@@ -325,8 +401,9 @@ class Store:
         self._make_room_for_copy(key, entry)
 
     def _replace_copy(self, key: str, entry: Entry, value: bytes, expires_at: float, *, ttl_known: bool) -> None:
-        growth = len(value) - len(entry.value or b"")
+        growth = ENTRY_OVERHEAD_BYTES + len(key) + len(value) - entry.size
         entry.value, entry.expires_at, entry.ttl_known = value, expires_at, ttl_known
+        entry.decoded = NOT_DECODED
         entry.size += growth
         self.bytes += growth
         if int(expires_at) + 1 != entry._due:
@@ -360,8 +437,13 @@ class Store:
             self._calendar.remove(op.key, old._due)
         self._entries[op.key] = entry
         self.bytes += entry.size
+        self._newest = max(self._newest, op.stamp)
         self.buckets.put(op.key, op.stamp)
         entry._due = self._calendar.add(op.key, leaves_at)
+        if is_share(op.key):
+            self._index(op.key)
+        elif op.key in self.shares:
+            self.end_series(op.key, op.stamp)
         while self._is_full():
             self._evict()
 
@@ -379,12 +461,16 @@ class Store:
         if not entry.stamp:
             self._drop(key, entry)
             return
-        self.bytes -= len(entry.value or b"")
-        entry.size -= len(entry.value or b"")
+        freed = entry.size - ENTRY_OVERHEAD_BYTES - len(key)
+        self.bytes -= freed
+        entry.size -= freed
         entry.value = None
+        entry.decoded = NOT_DECODED
         entry.expires_at = -inf
         self._calendar.remove(key, entry._due)
         entry._due = self._calendar.add(key, died_at + self._tombstone_ttl)
+        if is_share(key):
+            self.share_lost(key)
 
     def _drop(self, key: str, entry: Entry) -> None:
         del self._entries[key]
@@ -394,10 +480,40 @@ class Store:
         """Settle the accounts of an entry that has left the map."""
         self.bytes -= entry.size
         self._calendar.remove(key, entry._due)
-        if entry.stamp:
-            self.buckets.remove(key)
-        else:
+        if not entry.stamp:
             self.copies -= 1
+            return
+        self.buckets.remove(key)
+        if is_share(key):
+            shares = self.shares[counter_of(key)]
+            shares.discard(key)
+            if not shares:
+                del self.shares[counter_of(key)]
+            self.share_lost(key)
+
+    def _is_counted(self, key: str) -> bool:
+        """Whether the key is that of a counter with shares, or hidden."""
+        return key in self.shares or is_share(key)
+
+    def _index(self, key: str) -> None:
+        if is_share(key):
+            self.shares.setdefault(counter_of(key), set()).add(key)
+
+    def _may_take_share(self, op: Op) -> bool:
+        """Whether it is one, and the counter was not written after its series began."""
+        try:
+            share_id(op.key)
+            if op.kind is not Kind.SET:
+                return True
+            series = unpack_share(op.value).series
+        except ValueError:
+            return False
+        key = counter_of(op.key)
+        counter = self._entries.get(key)
+        return (counter is None or counter.stamp <= series) and not self._is_swept(key, series)
+
+    def _series(self, share: Entry) -> bytes:
+        return b"" if share.value is None else unpack_share(share.value).series
 
     def _forget_sweeps(self) -> None:
         for pattern in self._sweeps:
@@ -408,6 +524,8 @@ class Store:
     def _sweep(self, op: Op, now: float) -> bool:
         if self._knows_sweep(op.key, op.stamp):
             return False
+        if op.key == MATCH_ALL and op.stamp > max(self._newest, self._newest_sweep):
+            self.clear()  # everything is older: no need to look at each
         before = list(self._sweeps)
         pattern = add_sweep(self._sweeps, op.key, op.stamp)
         for gone in before:
@@ -418,15 +536,17 @@ class Store:
         self._sweeps_end = max(self._sweeps_end, min(now + self._tombstone_ttl, op.expires_at))
         matches = matcher(pattern)
         stamp = self._sweeps[pattern]
-        for key in [key for key, entry in self._entries.items() if entry.stamp < stamp and matches(key)]:
+        for key in [key for key, entry in self._entries.items() if entry.stamp < stamp and matches(visible(key))]:
             self._drop(key, self._entries[key])
+        for key in [key for key in self.shares if matches(key)]:
+            self.end_series(key, stamp)
         return True
 
     def _knows_sweep(self, pattern: str, stamp: Stamp) -> bool:
         return stamp <= max(self._sweeps.get(pattern, b""), self._sweeps.get(MATCH_ALL, b""))
 
     def _is_swept(self, key: str, stamp: Stamp) -> bool:
-        return any(stamp < swept and matcher(pattern)(key) for pattern, swept in self._sweeps.items())
+        return any(stamp < swept and matcher(pattern)(visible(key)) for pattern, swept in self._sweeps.items())
 
 
 def add_sweep(sweeps: dict[str, Stamp], pattern: str, stamp: Stamp) -> str:
@@ -457,6 +577,10 @@ class _Calendar:
     def __init__(self) -> None:
         self._days: dict[int, dict[str, None]] = {}
         self._order: list[int] = []
+
+    def days(self) -> Iterable[dict[str, None]]:
+        """All that is filed, in its parts."""
+        return self._days.values()
 
     def add(self, key: str, moment: float) -> int | None:
         """File a key; the second it was filed under, None for never."""

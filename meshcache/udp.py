@@ -18,14 +18,16 @@ from functools import lru_cache
 import anyio
 
 from .errors import ConfigError
-from .interfaces import LocalAddress, local_addresses, usable_addresses
+from .interfaces import LocalAddress, is_interface, local_addresses, usable_addresses
 
-__all__ = ["Address", "UdpSocket"]
+__all__ = ["RECEIVE_BUFFER_BYTES", "Address", "UdpSocket"]
 
 Address = tuple[str, int]
 """IP address as text, UDP port.  An IPv4 address is always written as one, also where it came over an IPv6 socket."""
 
-_RECEIVE_BUFFER = 4 * 2**20
+RECEIVE_BUFFER_BYTES = 4 * 2**20
+"""What is asked of the kernel for datagrams that were not read yet."""
+
 _SO_RCVBUFFORCE = 33  # Linux, with CAP_NET_ADMIN: beyond net.core.rmem_max; the socket module does not name it
 _DATAGRAM_BYTES = 2048  # a datagram of the mesh has 1 200 at most; what is cut off here would not open anyway
 _DATAGRAMS_AT_ONCE = 64
@@ -37,7 +39,7 @@ class UdpSocket:
     Attributes:
         port: the UDP port.
         addresses: the IP addresses under which others can reach this socket, as they were when it was opened.
-        everywhere: bound to every interface, so that an address which this host gets later reaches it too.
+        everywhere: an address that this host, or an interface which was named, gets later reaches it too.
         receive_buffer: bytes that the kernel keeps for datagrams not read yet, as far as it tells.
         send_errors: how many datagrams could not be sent and were dropped, one for each destination.
     """
@@ -56,9 +58,10 @@ class UdpSocket:
     def open(cls, interfaces: Sequence[str] | None, port: int) -> UdpSocket:
         """Bind a socket.
 
-        With one address it is bound to that address.  With None or several it is bound to all (IPv4 and IPv6 in one socket
-        where the host has both): datagrams then also come in through interfaces that were not named, and are judged by
-        their seal, as every datagram is.  Link-local addresses of IPv6 are not told to others, but answered.
+        With one IP address it is bound to that address.  With None, several, or the name of an interface, whose addresses
+        may change, it is bound to all (IPv4 and IPv6 in one socket where the host has both): datagrams then also come in
+        through interfaces that were not named, and are judged by their seal, as every datagram is.  Link-local addresses of
+        IPv6 are not told to others, but answered.
 
         Args:
             interfaces: IP addresses or names of interfaces; None for every usable one.
@@ -70,16 +73,17 @@ class UdpSocket:
         local = local_addresses()
         usable = usable_addresses(interfaces, local)
         for wanted in interfaces or ():
-            if not usable_addresses([wanted], local):
+            if not usable_addresses([wanted], local) and not is_interface(wanted):
                 raise ConfigError("interfaces", _unknown(wanted, local))
         ips = tuple(dict.fromkeys(item.ip for item in usable))
-        if interfaces is not None and len(ips) == 1:
+        follows = interfaces is None or any(map(is_interface, interfaces))
+        if interfaces is not None and len(ips) == 1 and (not follows or usable[0].is_loopback):
             return cls(_bind(ips[0], port), ips, everywhere=False)
-        wildcard = interfaces is None or any(":" in ip for ip in ips)
+        wildcard = follows or any(":" in ip for ip in ips)
         bound = (_bind_dual_stack(port) if wildcard else None) or _bind("0.0.0.0", port)  # noqa: S104 - asked for
         if bound.family == socket.AF_INET:
             ips = tuple(ip for ip in ips if ":" not in ip)
-        return cls(bound, ips, everywhere=interfaces is None)
+        return cls(bound, ips, everywhere=follows)
 
     async def receive(self) -> list[tuple[bytes, Address]]:
         """Wait for datagrams, then take all that are there, 64 at most, each with its sender.  Never empty.
@@ -251,11 +255,11 @@ def _bind_dual_stack(port: int) -> socket.socket | None:
 def _raise_receive_buffer(bound: socket.socket) -> int:
     if sys.platform == "linux":
         try:
-            bound.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+            bound.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
         except OSError:  # not permitted: as much as net.core.rmem_max allows
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     else:
-        size = _RECEIVE_BUFFER
+        size = RECEIVE_BUFFER_BYTES
         while size >= 65_536:  # BSD refuses too much rather than giving what it has
             try:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)

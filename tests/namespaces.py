@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 import pytest
@@ -38,8 +39,16 @@ class Host:
     def ip(self, *words: str) -> None:
         ip("-n", self.name, *words)
 
-    def address(self, address: str) -> Self:
-        self.ip("address", "add", address, "dev", "eth0", *(("nodad",) if ":" in address else ()))
+    def address(self, address: str, card: str = "eth0") -> Self:
+        self.ip("address", "add", address, "dev", card, *(("nodad",) if ":" in address else ()))
+        return self
+
+    def ask(self, server: str) -> Self:
+        """Let the programs that are started here from now on ask this DNS server."""
+        directory = Path("/etc/netns") / self.name  # bound over /etc by ``ip netns exec``
+        directory.mkdir(parents=True)
+        self.stack.callback(shutil.rmtree, directory)
+        (directory / "resolv.conf").write_text(f"nameserver {server}\noptions timeout:1 attempts:1\n")
         return self
 
     def command(self, *words: str) -> list[str]:
@@ -55,7 +64,7 @@ H = TypeVar("H", bound=Host)
 
 
 class Network(Generic[H]):
-    """A bridge in a namespace of its own, and hosts that are plugged into it.
+    """Bridges in a namespace of their own, and hosts that are plugged into them: all into the first, unless it is said.
 
     Args:
         stack: what was made is unmade when it closes.
@@ -67,9 +76,9 @@ class Network(Generic[H]):
         self._host_class = host_class
         self._name = f"mc{secrets.token_hex(3)}"
         self._hosts = 0
+        self._bridges: set[str] = set()
         self._add("hub")
-        self._hub("link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
-        self._hub("link", "set", "br0", "up")
+        self._bridge("br0")
 
     def host(self, *, card: bool = True) -> H:
         self._hosts += 1
@@ -79,12 +88,19 @@ class Network(Generic[H]):
             self.plug(host)
         return host
 
-    def plug(self, host: Host) -> None:
-        """Give the host a card on the bridge."""
+    def plug(self, host: Host, card: str = "eth0", bridge: str = "br0") -> None:
+        """Give the host a card on a bridge."""
+        self._bridge(bridge)
         port = f"p{secrets.token_hex(4)}"
-        self._hub("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.name)
-        self._hub("link", "set", port, "master", "br0", "up")
-        host.ip("link", "set", "eth0", "up")
+        self._hub("link", "add", port, "type", "veth", "peer", "name", card, "netns", host.name)
+        self._hub("link", "set", port, "master", bridge, "up")
+        host.ip("link", "set", card, "up")
+
+    def _bridge(self, name: str) -> None:
+        if name not in self._bridges:
+            self._bridges.add(name)
+            self._hub("link", "add", name, "type", "bridge", "mcast_snooping", "0")
+            self._hub("link", "set", name, "up")
 
     def _hub(self, *words: str) -> None:
         ip("-n", f"{self._name}-hub", *words)

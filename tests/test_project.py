@@ -19,6 +19,7 @@ import pytest
 
 import meshcache
 from meshcache import Event, MeshCache, Mode
+from meshcache.doctor import CHECKS
 from meshcache.mesh.wire import Frame, FrameType
 from meshcache.modes import diagram
 from meshcache.options import DEFAULT_URL, Options
@@ -118,6 +119,8 @@ class TestDocs:
     def test_every_option_and_its_default(self) -> None:
         defaults = {"MESHCACHE_URL": DEFAULT_URL}
         for option in fields(Options):
+            if not option.metadata.get("variable", True):
+                continue
             default = option.default
             number = isinstance(default, int | float)
             defaults[f"MESHCACHE_{option.name.upper()}"] = (
@@ -128,6 +131,10 @@ class TestDocs:
     def test_every_event_and_its_fields(self) -> None:
         documented = {name: set(re.findall(r"`(\w+)`", cells[1])) for name, cells in rows(OPERATIONS, "Events").items()}
         assert documented == {event.__name__: {item.name for item in fields(event)} for event in get_args(Event)}
+
+    def test_every_check_of_the_doctor(self) -> None:
+        table = rows((CHECKOUT / "docs" / "doctor.md").read_text(), "What it looks at")
+        assert list(table) == [check.name for check in CHECKS]
 
     def test_every_frame_and_its_fields(self) -> None:
         table = rows((CHECKOUT / "docs" / "mesh.md").read_text(), "What is said")

@@ -61,3 +61,61 @@ def demo(
         raise typer.BadParameter("--plain and --json exclude each other")
     output = Output.JSON if json else Output.PLAIN if plain else Output.TERMINAL
     raise typer.Exit(run_demo(redis_url, output))
+
+
+@app.command()
+def doctor(
+    url: Annotated[
+        str | None, typer.Option("--url", metavar="URL", help="Where Redis is; `none` for no Redis.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", metavar="NAME", help="The name of the mesh.")] = None,
+    secret: Annotated[
+        str | None,
+        typer.Option(
+            "--secret", metavar="TEXT", help="Better set MESHCACHE_SECRET: other users can read a command's arguments."
+        ),
+    ] = None,
+    discovery: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--discovery",
+            metavar="SOURCE",
+            help="`mdns`, `host:port`, `dns://name:port`, `dns+srv://name` or `none`; may be given more than once.",
+        ),
+    ] = None,
+    interfaces: Annotated[
+        list[str] | None,
+        typer.Option("--interfaces", metavar="NAME", help="An address or an interface; may be given more than once."),
+    ] = None,
+    port: Annotated[str | None, typer.Option("--port", metavar="PORT", help="The UDP port of the instances.")] = None,
+    peers: Annotated[
+        int | None, typer.Option("--peers", min=0, metavar="N", help="So many other instances must be met.")
+    ] = None,
+    wait: Annotated[float, typer.Option("--wait", min=0, metavar="SECONDS", help="How long to listen for them.")] = 3.0,
+    strict: Annotated[bool, typer.Option("--strict", help="A warning counts as broken.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Plain lines, also in a terminal.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document at the end, and nothing else.")] = False,
+) -> None:
+    """Examine what an instance on this host would meet, and say what to do.
+
+    Looks at the host, at Redis and at the mesh, with the options of a MeshCache: those given here, else the variables
+    MESHCACHE_URL, MESHCACHE_SECRET and so on. Writes keys with random names in the namespace and deletes them, and joins the
+    mesh as one more instance for some seconds.
+
+    Exit status: 0 if nothing is broken, 1 if something is, 2 for wrong usage, 130 if interrupted.
+    """
+    from .doctor import Output, run_doctor
+
+    if plain and json:
+        raise typer.BadParameter("--plain and --json exclude each other")
+    given = {
+        "url": url,
+        "namespace": namespace,
+        "secret": secret,
+        "discovery": ",".join(discovery or ()),
+        "interfaces": ",".join(interfaces or ()),
+        "port": port,
+    }
+    output = Output.JSON if json else Output.PLAIN if plain else Output.TERMINAL
+    options = {name: text for name, text in given.items() if text}
+    raise typer.Exit(run_doctor(options, output, peers=peers, wait=wait, strict=strict))

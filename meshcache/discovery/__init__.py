@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .base import Announcement, Discovery
+    from .dns import Dns, DnsSrv
     from .mdns import Mdns
     from .static import Static
 
-__all__ = ["Announcement", "Discovery", "Mdns", "Static"]
+__all__ = ["Announcement", "Discovery", "Dns", "DnsSrv", "Mdns", "Static"]
 
-_ROOMS = {"Announcement": "base", "Discovery": "base", "Mdns": "mdns", "Static": "static"}
+_ROOMS = {
+    "Announcement": "base",
+    "Discovery": "base",
+    "Dns": "dns",
+    "DnsSrv": "dns",
+    "Mdns": "mdns",
+    "Static": "static",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from ..interfaces import usable_addresses
+
 __all__ = ["Announcement", "Discovery"]
 
 
@@ -18,11 +20,19 @@ class Announcement:
     namespace: str
     """The mesh's name.  It may be private: a source tells others a digest of it at most."""
     addresses: tuple[str, ...]
-    """The IP addresses under which others can reach this instance."""
+    """The IP addresses under which others could reach this instance when it started; see :meth:`addresses_now`."""
     port: int
     """The UDP port."""
     everywhere: bool = False
-    """Whether an address that this host gets later will reach this instance too."""
+    """Whether an address that this host, or the interface named, gets later will reach this instance too."""
+    interfaces: tuple[str, ...] | None = None
+    """What the option ``interfaces`` says."""
+
+    def addresses_now(self) -> tuple[str, ...]:
+        """The IP addresses under which others can reach this instance now.  Asks the operating system: for a worker thread."""
+        if not self.everywhere:
+            return self.addresses
+        return tuple(item.ip for item in usable_addresses(self.interfaces))
 
 
 @runtime_checkable

@@ -13,10 +13,12 @@ import asyncio
 import contextlib
 import hashlib
 import ipaddress
+import logging
 import socket
+import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,7 +33,7 @@ from .base import Announcement
 if TYPE_CHECKING:
     from zeroconf import ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
 
-__all__ = ["SERVICE_TYPE", "Mdns", "namespace_digest"]
+__all__ = ["SERVICE_TYPE", "Mdns", "multicast_addresses", "namespace_digest"]
 
 SERVICE_TYPE = "_meshcache._udp.local."
 
@@ -56,8 +58,8 @@ class Mdns:
     """Announces this instance on the local network and finds the others of its namespace.
 
     Args:
-        interfaces: IP addresses or names of the interfaces to speak on, for example ``["127.0.0.1"]``.  None: those of the
-            announcement's addresses.
+        interfaces: IP addresses or names of the interfaces to speak on, for example ``["127.0.0.1"]``.  None: those that
+            the cache uses.
     """
 
     name = "mDNS"
@@ -116,15 +118,14 @@ class Mdns:
     def _look_around(self, announcement: Announcement) -> _Site:
         """Where to speak and what to say, as the network is now."""
         wanted = self._interfaces
-        if wanted is None and not announcement.everywhere:
-            wanted = announcement.addresses
+        if wanted is None:
+            wanted = announcement.interfaces if announcement.everywhere else announcement.addresses
         here = usable_addresses(wanted)
-        speaks = _multicast_addresses(here)
+        speaks = multicast_addresses(here)
         if not speaks:
             names = "any" if wanted is None else ", ".join(wanted) or "none"
             raise RuntimeError(f"no network interface to use: wanted {names}, and this host has no such address now")
-        told = tuple(item.ip for item in usable_addresses()) if announcement.everywhere else announcement.addresses
-        return _Site(here, speaks, told)
+        return _Site(here, speaks, announcement.addresses_now())
 
 
 class _Site(NamedTuple):
@@ -264,7 +265,8 @@ def _open_zeroconf(addresses: list[str]) -> Zeroconf:
     from zeroconf import Zeroconf
 
     try:
-        return Zeroconf(interfaces=addresses, use_asyncio=False)
+        with _logs_no_error():
+            return Zeroconf(interfaces=addresses, use_asyncio=False)
     except Exception as error:
         # zeroconf leaves its sockets open when it fails here, reachable only through the traceback.
         for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -274,13 +276,28 @@ def _open_zeroconf(addresses: list[str]) -> Zeroconf:
         raise
 
 
+@contextlib.contextmanager
+def _logs_no_error() -> Iterator[None]:
+    """Zeroconf logs an error besides raising it, and here it would do so every ten seconds for ever: what it raises is told."""
+    thread, logger = threading.get_ident(), logging.getLogger("zeroconf")
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or record.thread != thread
+
+    logger.addFilter(passes)
+    try:
+        yield
+    finally:
+        logger.removeFilter(passes)
+
+
 def _loop(zeroconf: Zeroconf) -> asyncio.AbstractEventLoop:
     if zeroconf.loop is None:
         raise RuntimeError("zeroconf's thread does not run")
     return zeroconf.loop
 
 
-def _multicast_addresses(here: Sequence[LocalAddress]) -> tuple[str, ...]:
+def multicast_addresses(here: Sequence[LocalAddress]) -> tuple[str, ...]:
     """One address for each interface, IPv4 if it has one: a group is joined once an interface."""
     best: dict[int, str] = {}
     for item in here:

@@ -6,21 +6,18 @@ A name stands for all the addresses that it has at the time, so a headless servi
 from __future__ import annotations
 
 import ipaddress
-import logging
 import re
-import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import anyio
-import anyio.to_thread
 
 from ..errors import ConfigError
 from .base import Announcement
+from .names import ask_again_and_again, look_up
 
 __all__ = ["Static"]
-
-logger = logging.getLogger("meshcache")
 
 _ROUND_SECONDS = 10.0
 _ADDRESS = re.compile(r"(?:\[(?P<bracketed>[^\[\]\s]+)\]|(?P<plain>[^\[\]\s:]+)):(?P<port>[0-9]{1,5})")
@@ -56,34 +53,16 @@ class Static:
 
     async def run(self, announcement: Announcement, found: Callable[[str, int], None]) -> None:
         """See :class:`~meshcache.discovery.base.Discovery`.  A name that does not resolve hinders no other."""
-        # Threads of its own: a program that keeps all of anyio's busy must not keep peers from being found.
         threads = anyio.CapacityLimiter(max(1, len(self._places)))
         async with anyio.create_task_group() as tasks:
-            for place in self._places:
-                if place.is_name:
-                    tasks.start_soon(self._repeat_name, place, threads, found)
+            for host, port, is_name in self._places:
+                if is_name:
+                    tasks.start_soon(ask_again_and_again, host, partial(look_up, host, port), found, threads)
             while True:
                 for host, port, is_name in self._places:
                     if not is_name:
                         found(host, port)
                 await anyio.sleep(_ROUND_SECONDS)
-
-    @staticmethod
-    async def _repeat_name(place: _Place, threads: anyio.CapacityLimiter, found: Callable[[str, int], None]) -> None:
-        warned = False
-        while True:
-            try:
-                # A resolver may take half a minute; nobody who closes the cache waits for it.
-                hosts = await anyio.to_thread.run_sync(_resolve, place, abandon_on_cancel=True, limiter=threads)
-            except OSError as error:
-                if not warned:
-                    logger.warning("%s cannot be resolved now, it is tried again: %s", place.host, error)
-                warned = True
-            else:
-                warned = False
-                for host in hosts:
-                    found(host, place.port)
-            await anyio.sleep(_ROUND_SECONDS)
 
 
 def _parse(text: str) -> _Place:
@@ -98,11 +77,3 @@ def _parse(text: str) -> _Place:
             raise ConfigError("discovery", f"{host!r} in {text!r} is not an IP address") from None
         return _Place(host, port, is_name=True)
     return _Place(str(address), port, is_name=False)
-
-
-def _resolve(place: _Place) -> list[str]:
-    try:
-        answers = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_DGRAM)
-    except UnicodeError as error:  # a label of more than 63 characters
-        raise OSError(str(error)) from error
-    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in answers))

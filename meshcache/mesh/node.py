@@ -20,7 +20,7 @@ one side forgot the other, then its datagrams open but are a stranger's: the one
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Final
 
@@ -33,12 +33,13 @@ from .outbox import Outbox
 from .pacer import Pacer, Pulse
 from .peers import Candidates, Nonces, Session, Sessions, Throttle
 from .reconcile import Reconciler, Replica
-from .reports import Counters, ForeignKey, MeshEvent, OpsLost, OpsReceived, StandingChanged
+from .reports import ClockTold, Counters, ForeignKey, MeshEvent, OpsLost, OpsReceived, StandingChanged
 from .seal import OVERHEAD_BYTES, Header, MeshKey, Openers, Sealer, read_header
 from .settings import Address, Limits, Random, Timing
 from .wire import (
     MIN_BODY_BYTES,
     AskBucket,
+    AskClock,
     AskDigest,
     Bye,
     Challenge,
@@ -52,14 +53,19 @@ from .wire import (
     Nack,
     Ops,
     TellBucket,
+    TellClock,
     TellDigest,
     decode,
     encode,
 )
 
-__all__ = ["Counters", "ForeignKey", "MeshEvent", "Node", "OpsLost", "OpsReceived", "StandingChanged"]
+__all__ = ["ClockTold", "Counters", "ForeignKey", "MeshEvent", "Node", "OpsLost", "OpsReceived", "StandingChanged"]
 
 _HANDSHAKE: Final = (Hello, Challenge, Echo)
+_CLOCK_TICKS: Final = 1_000_000
+"""In a second."""
+_SILENT_AFTER: Final = 3
+"""Hellos without an answer."""
 
 
 class Node:
@@ -74,6 +80,7 @@ class Node:
         timing: when things happen; None for the defaults.
         limits: how much is kept for others; None for the defaults.
         replica: what this instance knows, to be compared with what its peers know; None: late joiners learn nothing old.
+        wall_ms: the wall clock, in ms since 1970, for peers that ask; None: they get no answer.
     """
 
     def __init__(
@@ -87,6 +94,7 @@ class Node:
         timing: Timing | None = None,
         limits: Limits | None = None,
         replica: Replica | None = None,
+        wall_ms: Callable[[], int] | None = None,
     ) -> None:
         timing, limits = timing or Timing(), limits or Limits()
         self.node_id = node_id
@@ -94,6 +102,7 @@ class Node:
         self._mode = mode
         self._standing = UNKNOWN
         self._random = random
+        self._wall_ms = wall_ms
         self._timing = timing
         self._limits = limits
         self._sealer = Sealer(node_id, keys)
@@ -226,6 +235,11 @@ class Node:
             self._candidates.leads_to(address, node_id)
         self._greet_candidates(now)
 
+    def ask_clocks(self, now: float) -> None:
+        """Ask every peer what its clock says; each answer is an event, :class:`ClockTold`.  Older peers do not answer."""
+        for session in self._sessions:
+            self._send(AskClock(int(now * _CLOCK_TICKS)), session.address, now)
+
     def set_keys(self, keys: Sequence[MeshKey]) -> None:
         """Seal with the first of these from now on; open with all of them and with no other."""
         self._sealer.set_keys(keys)
@@ -254,6 +268,11 @@ class Node:
     def peers(self) -> list[Peer]:
         """The peers as they are known now."""
         return [session.peer for session in self._sessions]
+
+    @property
+    def silent(self) -> list[Address]:
+        """Addresses that somebody named, that were greeted again and again, and that nobody answers from."""
+        return self._candidates.silent(_SILENT_AFTER)
 
     @property
     def memory_bytes(self) -> int:
@@ -291,6 +310,11 @@ class Node:
                 self._ask(self._reconciler.take(session, frame, now), now)
             case Nack() | AskDigest() | AskBucket() | Fetch():
                 self._answer(session, frame, now)
+            case AskClock(asked):
+                self._tell_clock(session, asked, now)
+            case TellClock(asked, wall_ms):
+                round_trip = max(0.0, now - asked / _CLOCK_TICKS)
+                self._events.append(ClockTold(session.node_id, wall_ms, round_trip))
             case Bye():
                 self._lose(session, "bye", now)
 
@@ -503,6 +527,12 @@ class Node:
         else:
             for answer in self._reconciler.answer(frame, now):
                 self._bulk.append((answer, session))
+
+    def _tell_clock(self, session: Session, asked: int, now: float) -> None:
+        if self._wall_ms is None or not session.may_request(now, self._limits.requests_per_second):
+            self.counters.requests_refused += 1
+        else:
+            self._send(TellClock(asked, self._wall_ms()), session.address, now)
 
     def _repeat(self, session: Session, nack: Nack, now: float) -> None:
         outbox, left = self._outbox, self._limits.max_repeats

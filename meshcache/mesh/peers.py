@@ -98,10 +98,11 @@ class Throttle(Generic[Subject]):
 
 
 class _Candidate:
-    __slots__ = ("attempts", "next_hello", "node_id", "until")
+    __slots__ = ("attempts", "is_own", "next_hello", "node_id", "until")
 
     def __init__(self, now: float) -> None:
         self.node_id: int | None = None  # the peer that it led to
+        self.is_own = False
         self.until = now
         self.restart(now)
 
@@ -158,6 +159,14 @@ class Candidates:
         self._rearm()
         return greet
 
+    def silent(self, attempts: int) -> list[Address]:
+        """The addresses that were greeted so often at least, and that nobody answers from."""
+        return [
+            address
+            for address, candidate in self._candidates.items()
+            if candidate.attempts >= attempts and candidate.node_id is None and not candidate.is_own
+        ]
+
     def leads_to(self, address: Address, node_id: int) -> None:
         """This address is a peer's: no more hellos."""
         candidate = self._candidates.get(address)
@@ -170,6 +179,7 @@ class Candidates:
         """This address is this instance's own: leave it alone for as long as an address is kept."""
         candidate = self._candidates.get(address)
         if candidate is not None:
+            candidate.is_own = True
             candidate.next_hello = now + self._timing.candidate_ttl
             self._rearm()
 

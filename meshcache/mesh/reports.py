@@ -12,7 +12,7 @@ from ..standings import Standing
 from .errors import Reason
 from .settings import Address
 
-__all__ = ["Counters", "ForeignKey", "MeshEvent", "OpsLost", "OpsReceived", "StandingChanged"]
+__all__ = ["ClockTold", "Counters", "ForeignKey", "MeshEvent", "OpsLost", "OpsReceived", "StandingChanged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,22 @@ class OpsLost:
     node_id: int
 
 
-MeshEvent = PeerJoined | PeerLeft | PeerModeChanged | StandingChanged | OpsReceived | OpsLost | ForeignKey
+@dataclass(frozen=True, slots=True)
+class ClockTold:
+    """A peer has answered what its clock says.
+
+    Attributes:
+        node_id: the peer.
+        wall_ms: its wall clock when it answered, in ms since 1970.
+        round_trip: how long ago it was asked, in seconds; it answered somewhen in between.
+    """
+
+    node_id: int
+    wall_ms: int
+    round_trip: float
+
+
+MeshEvent = PeerJoined | PeerLeft | PeerModeChanged | StandingChanged | OpsReceived | OpsLost | ForeignKey | ClockTold
 
 
 @dataclass(slots=True)

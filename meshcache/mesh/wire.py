@@ -21,6 +21,7 @@ import msgpack
 
 from ..buckets import BUCKETS, HASH_BYTES, Version
 from ..events import Mode
+from ..shares import PREFIX_BYTES
 from ..stamp import STAMP_BYTES, Kind, Op, Stamp
 from ..standings import UNKNOWN, Standing
 from .errors import BadDatagram, Reason
@@ -33,6 +34,7 @@ __all__ = [
     "MIN_BODY_BYTES",
     "NONCE_BYTES",
     "AskBucket",
+    "AskClock",
     "AskDigest",
     "Bye",
     "Challenge",
@@ -47,6 +49,7 @@ __all__ = [
     "Nack",
     "Ops",
     "TellBucket",
+    "TellClock",
     "TellDigest",
     "decode",
     "encode",
@@ -64,7 +67,8 @@ MIN_BODY_BYTES: Final = 56
 """A shorter body is padded.  So no frame is shorter than a hello, a challenge or an echo, which all have this size, and
 an answer to someone unproved is never larger than the question: nobody can use us to flood a third party."""
 
-_MAX_KEY_BYTES: Final = 1024
+_MAX_KEY_BYTES: Final = 1024 + PREFIX_BYTES
+"""A caller's key, or that of one of its shares."""
 _MAX_TTL_MS: Final = 2**42
 """139 years."""
 _MAX_NUMBER: Final = 2**63 - 1
@@ -103,6 +107,8 @@ class FrameType(IntEnum):
     ASK_BUCKET = 11
     TELL_BUCKET = 12
     FETCH = 13
+    ASK_CLOCK = 14
+    TELL_CLOCK = 15
 
 
 class Hello(NamedTuple):
@@ -226,9 +232,22 @@ class Fetch(NamedTuple):
     sweeps: tuple[str, ...]
 
 
+class AskClock(NamedTuple):
+    """What is the time there?  ``asked`` is the asker's own, and comes back with the answer."""
+
+    asked: int
+
+
+class TellClock(NamedTuple):
+    """The wall clock, in ms since 1970."""
+
+    asked: int
+    wall_ms: int
+
+
 Frame = (
     Hello | Challenge | Echo | Ops | Fragment | Heartbeat | Bye | Nack | Gap
-    | AskDigest | TellDigest | AskBucket | TellBucket | Fetch
+    | AskDigest | TellDigest | AskBucket | TellBucket | Fetch | AskClock | TellClock
 )  # fmt: skip
 
 _MODES: Final = (Mode.REDIS, Mode.MEMORY, Mode.RECOVERING)
@@ -280,6 +299,10 @@ def encode(frame: Frame, now: float) -> bytes:  # noqa: PLR0911, PLR0912 - one c
             return _body(FrameType.TELL_BUCKET, bucket, page, more, keys, sweeps)
         case Fetch(keys, sweeps):
             return _body(FrameType.FETCH, keys, sweeps)
+        case AskClock(asked):
+            return _body(FrameType.ASK_CLOCK, asked)
+        case TellClock(asked, wall_ms):
+            return _body(FrameType.TELL_CLOCK, asked, wall_ms)
 
 
 def encode_op(op: Op, now: float) -> bytes:
@@ -505,6 +528,14 @@ def _read_fetch(fields: tuple[Any, ...], now: float) -> Fetch:
     return Fetch(tuple(map(_key, keys)), tuple(map(_key, sweeps)))
 
 
+def _read_ask_clock(fields: tuple[Any, ...], now: float) -> AskClock:
+    return AskClock(_number(fields[1]))
+
+
+def _read_tell_clock(fields: tuple[Any, ...], now: float) -> TellClock:
+    return TellClock(_number(fields[1]), _number(fields[2]))
+
+
 _READERS: Final[dict[int, Callable[[tuple[Any, ...], float], Frame]]] = {
     FrameType.HELLO: _read_hello,
     FrameType.CHALLENGE: _read_challenge,
@@ -520,6 +551,8 @@ _READERS: Final[dict[int, Callable[[tuple[Any, ...], float], Frame]]] = {
     FrameType.ASK_BUCKET: _read_ask_bucket,
     FrameType.TELL_BUCKET: _read_tell_bucket,
     FrameType.FETCH: _read_fetch,
+    FrameType.ASK_CLOCK: _read_ask_clock,
+    FrameType.TELL_CLOCK: _read_tell_clock,
 }
 
 

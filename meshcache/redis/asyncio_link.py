@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainSocketConnection
 from redis.exceptions import RedisError
 
 from ..errors import Unavailable
-from .link import may_try_again, no_answer, outage
+from .link import ClientId, Identity, may_try_again, no_answer, outage
 from .packed_link import BROKEN, GREETING, PackedLink, as_reply, refused_handshake
 from .tls import Tls
 from .url import Endpoint
@@ -35,10 +36,13 @@ class AsyncioLink(PackedLink):
         endpoint: where Redis is.
         timeout: the longest that a call waits, in seconds.
         connections: how many connections it opens at most.
+        identity: of the whole that this server is a part of; None for one of its own.
     """
 
-    def __init__(self, endpoint: Endpoint, *, timeout: float, connections: int) -> None:
-        super().__init__(endpoint, timeout)
+    def __init__(
+        self, endpoint: Endpoint, *, timeout: float, connections: int, identity: Identity | None = None
+    ) -> None:
+        super().__init__(endpoint, timeout, identity)
         self._factory = _Factory(endpoint)
         self._free = asyncio.Semaphore(connections)
         self._idle: list[_Connection] = []  # the one used last is at the end
@@ -95,7 +99,16 @@ class AsyncioLink(PackedLink):
 
     async def _round_trip(self, connection: _Connection, request: bytes, count: int) -> list[Any]:
         await connection.send_packed_command(request, check_health=False)
-        return [await self._read(connection) for _ in range(count)]
+        replies = [await self._read(connection)]
+        next_reply = connection.next_reply
+        while len(replies) < count:
+            reply = next_reply()
+            if reply is NOT_ENOUGH_DATA:
+                reply = await self._read(connection)
+            elif isinstance(reply, RedisError):
+                reply = as_reply(reply, self._server)
+            replies.append(reply)
+        return replies
 
     async def _read(self, connection: _Connection) -> Any:
         try:
@@ -139,7 +152,7 @@ class _Connection(AbstractConnection):
 
     __slots__ = ()
 
-    client_id: int | None = None
+    client_id: ClientId | None = None
 
     def abort(self) -> None:
         """Give it up; never waits."""
@@ -147,6 +160,11 @@ class _Connection(AbstractConnection):
         if self._writer is not None:
             self._writer.transport.abort()
         self._reader = self._writer = None
+
+    @property
+    def next_reply(self) -> Callable[[], Any]:
+        """Gives the next reply, if all of it is there; otherwise ``NOT_ENOUGH_DATA``.  An error reply is returned, not raised."""
+        return self._parser._reader.gets  # type: ignore[attr-defined, no-any-return]
 
     @property
     def is_closing(self) -> bool:

@@ -1,4 +1,5 @@
-"""Which link is used: redis-py's asyncio connections where asyncio runs, its blocking ones in threads elsewhere.
+"""Which link is used: redis-py's asyncio connections where asyncio runs, its blocking ones in threads elsewhere; and over
+these one that follows the sentinels, or one for a cluster.
 
 The implementations, and with them redis-py, are imported only when one is needed.
 """
@@ -6,32 +7,54 @@ The implementations, and with them redis-py, are imported only when one is neede
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
-from .link import CONNECTIONS, Link
-from .url import parse_url
+from .cluster_link import ClusterLink
+from .link import CONNECTIONS, Identity, Link
+from .sentinel_link import SentinelLink
+from .url import ClusterEndpoint, Endpoint, Place, SentinelEndpoint, parse_url
 
 __all__ = ["in_asyncio_task", "open_link"]
 
 
-def open_link(url: str, *, timeout: float, connections: int = CONNECTIONS) -> Link:
+def open_link(place: str | Place, *, timeout: float, connections: int = CONNECTIONS) -> Link:
     """A link for the event loop that runs now; nothing is sent yet.
 
     Args:
-        url: as :func:`~meshcache.redis.url.check_url` takes it.
+        place: a URL as :func:`~meshcache.redis.url.check_url` takes it, or what it says.
         timeout: the longest that a call waits, in seconds.
-        connections: how many connections it opens at most; further calls wait for a free one.
+        connections: how many connections it opens to one server at most; further calls wait for a free one.
 
     Raises:
         ConfigError: the URL is wrong.
     """
-    endpoint = parse_url(url)
+    match parse_url(place) if isinstance(place, str) else place:
+        case SentinelEndpoint() as sentinels:
+            return SentinelLink(
+                sentinels,
+                timeout=timeout,
+                open_link=partial(_open_one, timeout=timeout, connections=connections),
+            )
+        case ClusterEndpoint() as cluster:
+            return ClusterLink(
+                cluster,
+                timeout=timeout,
+                open_link=lambda server, identity, limit: _open_one(
+                    server, identity, timeout=limit, connections=connections
+                ),
+            )
+        case Endpoint() as server:
+            return _open_one(server, None, timeout=timeout, connections=connections)
+
+
+def _open_one(server: Endpoint, identity: Identity | None, *, timeout: float, connections: int) -> Link:
     if in_asyncio_task():
         from .asyncio_link import AsyncioLink
 
-        return AsyncioLink(endpoint, timeout=timeout, connections=connections)
+        return AsyncioLink(server, timeout=timeout, connections=connections, identity=identity)
     from .thread_link import ThreadLink
 
-    return ThreadLink(endpoint, timeout=timeout, connections=connections)
+    return ThreadLink(server, timeout=timeout, connections=connections, identity=identity)
 
 
 def in_asyncio_task() -> bool:

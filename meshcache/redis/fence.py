@@ -19,9 +19,20 @@ from .names import Names
 from .scripts import Script, is_forbidden
 from .tier import scan_pages
 
-__all__ = ["Applied", "Condition", "Outcome", "apply", "publish_sweeps", "read_sweeps", "sweep", "write"]
+__all__ = [
+    "Applied",
+    "Condition",
+    "Expires",
+    "Outcome",
+    "apply",
+    "expire",
+    "publish_sweeps",
+    "read_sweeps",
+    "sweep",
+    "write",
+]
 
-Condition = Literal["", "NX", "XX", "TTL"]
+Condition = Literal["", "NX", "XX"]
 
 
 async def apply(link: Link, names: Names, ops: Sequence[Op], now: float, fence_ttl_ms: int) -> list[bool]:
@@ -58,11 +69,9 @@ class Applied(NamedTuple):
 
     Attributes:
         existed: of a delete, whether there was such a key.
-        value: of a new time to live, the value, if it is a string.
     """
 
     existed: bool
-    value: bytes | None = None
 
 
 Outcome = Applied | Stamp | None | RedisCommandError
@@ -80,8 +89,7 @@ async def write(
         ops: of kind SET, DELETE, INVALIDATE or SWEEP.
         now: this moment on the clock of ``Op.expires_at``, in seconds.
         fence_ttl_ms: how long the fences are kept.
-        condition: ``"NX"``: only if there is no such key; ``"XX"``: only if there is one; ``"TTL"``: as XX, and only the
-            time to live is changed.
+        condition: ``"NX"``: only if there is no such key; ``"XX"``: only if there is one.
 
     Returns:
         The outcome of each op.
@@ -91,6 +99,42 @@ async def write(
     """
     replies = await _FENCE.run(link, [_fenced(names, op, now, fence_ttl_ms, condition) for op in ops])
     return [_outcome(reply) for reply in replies]
+
+
+class Expires(NamedTuple):
+    """What a new time to live was given to, where the key has a fence.
+
+    Attributes:
+        value: the value.
+        stamp: its version now.
+    """
+
+    value: bytes
+    stamp: Stamp
+
+
+async def expire(
+    link: Link, names: Names, key: str, ttl_ms: int | None, node_id: int, fence_ttl_ms: int
+) -> Expires | bool:
+    """Give the value that Redis has of a key a new time to live; that makes it no newer than it is.
+
+    Returns:
+        False if there is no such key; what the peers are to be told; or True if there is nothing to tell: the version of
+        the value is not known, or it is no string.
+
+    Raises:
+        Unavailable: it may have been done.
+        RedisCommandError: it is not permitted.
+    """
+    arguments: list[Argument] = ["" if ttl_ms is None else ttl_ms, node_id.to_bytes(8, "big"), fence_ttl_ms]
+    (reply,) = await _EXPIRE.run(
+        link, [_EXPIRE.command([names.key(key), names.fence(key), names.shares(key)], arguments)]
+    )
+    if isinstance(reply, RedisCommandError):
+        raise reply
+    if reply is None:
+        return False
+    return Expires(reply[0], Stamp(reply[1])) if reply else True
 
 
 async def sweep(link: Link, names: Names, pattern: str, stamp: Stamp, fence_ttl_ms: int) -> int:
@@ -145,6 +189,7 @@ async def read_sweeps(link: Link, names: Names) -> dict[str, Stamp]:
 
 
 _FENCE: Final = Script("fence.lua")
+_EXPIRE: Final = Script("expire.lua")
 _SWEEPS: Final = Script("sweeps.lua")
 
 
@@ -155,12 +200,12 @@ def _fenced(names: Names, op: Op, now: float, fence_ttl_ms: int, condition: Cond
         arguments.append(op.value)
         if ttl_ms is not None:
             arguments.append(ttl_ms)
-    return _FENCE.command([names.key(op.key), names.fence(op.key)], arguments)
+    return _FENCE.command([names.key(op.key), names.fence(op.key), names.shares(op.key)], arguments)
 
 
 def _outcome(reply: Any) -> Outcome:
     if isinstance(reply, list):
-        return Applied(bool(reply[0]), *reply[1:])
+        return Applied(bool(reply[0]))
     return Stamp(reply[:STAMP_BYTES]) if isinstance(reply, bytes) else reply
 
 

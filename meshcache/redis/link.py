@@ -28,11 +28,15 @@ from ..errors import RedisCommandError, Unavailable
 
 __all__ = [
     "CONNECTIONS",
+    "AnyServer",
     "Argument",
+    "ClientId",
     "Command",
     "Identity",
     "Link",
+    "Redirected",
     "Server",
+    "Shard",
     "may_try_again",
     "no_answer",
     "outage",
@@ -48,15 +52,18 @@ CONNECTIONS: Final = 32
 
 
 class Link(Protocol):
-    """A way to one Redis server.
+    """A way to Redis: to one server, or to a cluster of them.
 
     Attributes:
-        in_flight: commands or pipelines under way now, those that wait for a connection included.
         identity: which server it must be, and which connections were given up.
     """
 
-    in_flight: int
     identity: Identity
+
+    @property
+    def in_flight(self) -> int:
+        """Commands or pipelines under way now, those that wait for a connection included."""
+        ...
 
     async def execute(self, *command: Argument) -> Any:
         """One command; its reply as Redis gives it: bytes, int, None, or a list of these.
@@ -77,9 +84,31 @@ class Link(Protocol):
         """
         ...
 
+    async def shards(self) -> Sequence[Shard]:
+        """The servers that hold the keys now: of one server, that; of a cluster, its masters.
+
+        Raises:
+            Unavailable: that cannot be found out, or nobody holds some of the keys.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Give up the connections.  Later calls raise ``Unavailable``."""
         ...
+
+
+class Shard(NamedTuple):
+    """One of the servers that hold the keys.
+
+    Attributes:
+        link: the way to this server, for what concerns it alone: SCAN, INFO, CLIENT.
+        slots: the hash slots that it has; None for all.
+        moving: those that it is giving to another server or taking from one.
+    """
+
+    link: Link
+    slots: frozenset[int] | None = None
+    moving: frozenset[int] = frozenset()
 
 
 # -- who answers
@@ -89,7 +118,8 @@ class Server(NamedTuple):
     """The server that answered.
 
     Attributes:
-        run_id: 40 hexadecimal digits, new at every start of the server; empty if INFO is not permitted.
+        run_id: 40 hexadecimal digits, new at every start of the server; empty if INFO is not permitted.  Of a cluster, those
+            of all masters, with commas between them.
         version: for example ``"7.2.4"``; empty if INFO is not permitted.
         software: ``"redis"`` or ``"valkey"``.
     """
@@ -108,6 +138,18 @@ class Server(NamedTuple):
         return cls(fields.get("run_id", ""), version, "valkey" if valkey else "redis")
 
 
+class ClientId(NamedTuple):
+    """One connection, as a server knows it.
+
+    Attributes:
+        run_id: that of the server; empty if it is not known.
+        number: its client id there.
+    """
+
+    run_id: str
+    number: int
+
+
 class Identity:
     """Which server a link talks to, and which of its connections were given up while it still had something to do for them.
 
@@ -115,31 +157,38 @@ class Identity:
     that.  And what was sent on a connection that was given up may still arrive, long after.
 
     Attributes:
-        expected: the run id that every new connection must find; None: any.
-        abandoned: the client ids of connections given up with a reply outstanding; whoever kills them takes them out.
+        expected: the run id that every new connection must find, or several with commas between them; None: any.
+        abandoned: the connections given up with a reply outstanding; whoever kills them takes them out.
     """
 
     def __init__(self, server: str) -> None:
         self.expected: str | None = None
-        self.abandoned: list[int] = []
+        self.abandoned: list[ClientId] = []
         self._server = server
 
-    def check(self, replies: Sequence[Any]) -> int | None:
-        """The client id of a new connection, by the replies to ``CLIENT ID`` and ``INFO server``; None if the user may not know it.
+    def check(self, replies: Sequence[Any]) -> ClientId | None:
+        """Who a new connection is, by the replies to ``CLIENT ID`` and ``INFO server``; None if the user may not know it.
 
         Raises:
             Unavailable: it is not the server that was expected.
         """
-        client_id, info = replies
-        found = None if isinstance(info, RedisCommandError) else Server.of(info).run_id
-        if self.expected and found and found != self.expected:
+        number, info = replies
+        found = "" if isinstance(info, RedisCommandError) else Server.of(info).run_id
+        if self.expected and found and found not in self.expected.split(","):
             raise Unavailable(f"{self._server} was started anew, or is another server than before")
-        return client_id if isinstance(client_id, int) else None
+        return ClientId(found, number) if isinstance(number, int) else None
 
-    def abandon(self, client_id: int | None) -> None:
+    def abandon(self, client_id: ClientId | None) -> None:
         """A connection was given up with a reply outstanding."""
         if client_id is not None:
             self.abandoned.append(client_id)
+
+
+class AnyServer(Identity):
+    """Of a link that only asks who is who: any server will do, and nothing that is sent there need be ended."""
+
+    def abandon(self, client_id: ClientId | None) -> None:
+        """Not remembered."""
 
 
 # -- pipelines
@@ -179,9 +228,9 @@ _CANNOT_SERVE: Final[Mapping[str, str]] = {
     "NOAUTH": "wants a password",
     "WRONGPASS": "does not take this user name and password",
     "DENIED": "is in protected mode",
-    "MOVED": "is a node of a Redis Cluster, which this version cannot use",
-    "ASK": "is a node of a Redis Cluster, which this version cannot use",
-    "CROSSSLOT": "is a node of a Redis Cluster, which this version cannot use",
+    "MOVED": "is a node of a Redis Cluster, which needs redis+cluster://",
+    "ASK": "is a node of a Redis Cluster, which needs redis+cluster://",
+    "CROSSSLOT": "is a node of a Redis Cluster, which needs redis+cluster://",
 }
 """First words of error replies of a server that answers but cannot serve now: an outage, not the caller's error."""
 
@@ -194,9 +243,27 @@ _REASONS: Final[Sequence[tuple[type[OSError], str]]] = (
 )
 """Errors of the operating system in plain words; the first that fits."""
 
+_REDIRECTIONS: Final = ("MOVED", "ASK", "TRYAGAIN")
+
 _FULL: Final = "max number of clients"
 _IN_A_SCRIPT: Final = re.compile(r"^ERR Error running script.*?: -([A-Z]+) ")  # Redis 6 wraps what a script met
 _SHOWN_CHARACTERS: Final = 200
+
+
+class Redirected(Unavailable):
+    """A node of a cluster says that another is to be asked, or the same a moment later.
+
+    Attributes:
+        code: ``"MOVED"``, ``"ASK"`` or ``"TRYAGAIN"``.
+        slot: the hash slot concerned; None for ``TRYAGAIN``.
+        place: the other node as ``host:port``, where the host may be missing; empty for ``TRYAGAIN``.
+    """
+
+    def __init__(self, cause: str, code: str, slot: int | None, place: str) -> None:
+        super().__init__(cause)
+        self.code = code
+        self.slot = slot
+        self.place = place
 
 
 def refusal(reply: str, server: str) -> Unavailable | RedisCommandError:
@@ -208,6 +275,10 @@ def refusal(reply: str, server: str) -> Unavailable | RedisCommandError:
     """
     wrapped = _IN_A_SCRIPT.match(reply)
     code = wrapped.group(1) if wrapped else reply.partition(" ")[0]
+    if code in _REDIRECTIONS and not wrapped:
+        _, slot, place, *_ = (*reply.split(), "", "")
+        number = int(slot) if code != "TRYAGAIN" and slot.isdigit() else None
+        return Redirected(f"{server} {_CANNOT_SERVE[code]} ({code})", code, number, "" if number is None else place)
     if code in _CANNOT_SERVE:
         return Unavailable(f"{server} {_CANNOT_SERVE[code]} ({code})")
     if _FULL in reply:

@@ -1,8 +1,4 @@
-"""What both links have in common: commands become bytes here, and error replies are sorted out.  No I/O.
-
-A later way to send several callers' commands in one round trip belongs between :meth:`PackedLink.execute` and
-:meth:`PackedLink._call`.
-"""
+"""What both links have in common: commands become bytes here, and error replies are sorted out.  No I/O."""
 
 from __future__ import annotations
 
@@ -14,10 +10,10 @@ import hiredis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from ..errors import RedisCommandError, Unavailable
-from .link import Argument, Command, Identity, refusal
+from .link import Argument, Command, Identity, Redirected, Shard, refusal
 from .url import Endpoint
 
-__all__ = ["BROKEN", "GREETING", "PackedLink", "as_reply", "pack", "refused_handshake"]
+__all__ = ["BROKEN", "GREETING", "PackedLink", "as_reply", "pack", "pack_all", "refused_handshake"]
 
 BROKEN: Final = (RedisError, OSError)
 """What redis-py raises when a connection breaks, once the error replies have been sorted out."""
@@ -30,19 +26,35 @@ GREETING: Final = pack(("CLIENT", "ID")) + pack(("INFO", "server"))
 """What every new connection asks first; see :class:`~meshcache.redis.link.Identity`."""
 
 
-class PackedLink(ABC):
-    """A :class:`~meshcache.redis.link.Link` whose round trips are made by a subclass."""
+def pack_all(commands: Sequence[Command]) -> bytes:
+    """Many commands in bytes.  A GET, of which there are a hundred at once, takes a third of the time that hiredis takes."""
+    return b"".join(
+        [
+            b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(command[1]), command[1])
+            if command[0] == "GET" and type(command[1]) is bytes and len(command) == 2
+            else pack(command)
+            for command in commands
+        ]
+    )
 
-    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+
+class PackedLink(ABC):
+    """A :class:`~meshcache.redis.link.Link` to one server, whose round trips are made by a subclass.
+
+    Of a node of a cluster, a ``Redirected`` stands in the place of a reply, too.
+    """
+
+    def __init__(self, endpoint: Endpoint, timeout: float, identity: Identity | None) -> None:
         self.in_flight = 0
-        self.identity = Identity(endpoint.name)
+        self.identity = identity or Identity(endpoint.name)
+        self._in_cluster = endpoint.in_cluster
         self._server = endpoint.name
         self._timeout = timeout
 
     async def execute(self, *command: Argument) -> Any:
         """One command; see :class:`~meshcache.redis.link.Link`."""
         reply = (await self._call(pack(command), 1))[0]
-        if isinstance(reply, RedisCommandError):
+        if isinstance(reply, Exception):
             raise reply
         return reply
 
@@ -50,7 +62,16 @@ class PackedLink(ABC):
         """One pipeline; see :class:`~meshcache.redis.link.Link`."""
         if not commands:
             return []
-        return await self._call(b"".join(map(pack, commands)), len(commands))
+        replies = await self._call(pack_all(commands), len(commands))
+        if not self._in_cluster:
+            for reply in replies:
+                if isinstance(reply, Redirected):
+                    raise reply
+        return replies
+
+    async def shards(self) -> Sequence[Shard]:
+        """This one."""
+        return [Shard(self)]
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -58,10 +79,10 @@ class PackedLink(ABC):
 
     @abstractmethod
     async def _call(self, request: bytes, count: int) -> list[Any]:
-        """One round trip: packed commands to as many replies, each a value or a ``RedisCommandError``."""
+        """One round trip: packed commands to as many replies, each a value, a ``RedisCommandError`` or a ``Redirected``."""
 
 
-def as_reply(error: RedisError, server: str) -> RedisCommandError:
+def as_reply(error: RedisError, server: str) -> RedisCommandError | Redirected:
     """The reply that redis-py raised as an exception.
 
     Raises:
@@ -72,7 +93,7 @@ def as_reply(error: RedisError, server: str) -> RedisCommandError:
     if text is None:
         raise error
     meaning = refusal(text, server)
-    if isinstance(meaning, Unavailable):
+    if isinstance(meaning, Unavailable) and not isinstance(meaning, Redirected):
         raise meaning
     return meaning
 

@@ -1,21 +1,24 @@
-"""Asks whether Redis can serve, who it is, and which key the mesh has.  One round trip each; when to ask is decided elsewhere."""
+"""Asks whether Redis can serve, who it is, and which key the mesh has, and ends connections.  When to ask is decided elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from ..errors import RedisCommandError
-from .link import Link, Server
+from .link import ClientId, Link, Server, Shard
 from .names import Names
+from .together import all_of
 
-__all__ = ["agree_on_mesh_key", "probe"]
+__all__ = ["agree_on_mesh_key", "end_connections", "probe"]
 
 _PROBE_TTL_MS: Final = 60_000
 _MESH_KEY_BYTES: Final = 32
 
 
 async def probe(link: Link, names: Names) -> Server:
-    """Write to Redis, and ask who it is.
+    """Write to Redis, and ask who it is.  Of a cluster, to every master, and only if each slot has one.
 
     Only a write tells: a replica, a server that still loads, or one that cannot save to disk answers a PING.
 
@@ -23,10 +26,33 @@ async def probe(link: Link, names: Names) -> Server:
         Unavailable: it cannot serve.
         RedisCommandError: the user may not write the probe's key.
     """
-    written, info = await link.execute_many([("SET", names.probe, "1", "PX", _PROBE_TTL_MS), ("INFO", "server")])
-    if isinstance(written, RedisCommandError):
+    servers = await all_of([partial(_probe, shard, names) for shard in await link.shards()])
+    return servers[0]._replace(run_id=",".join(sorted(server.run_id for server in servers if server.run_id)))
+
+
+async def _probe(shard: Shard, names: Names) -> Server:
+    key = names.probe if shard.slots is None else names.probe_in(shard.slots)
+    written, info = await shard.link.execute_many([("SET", key, "1", "PX", _PROBE_TTL_MS), ("INFO", "server")])
+    if isinstance(written, Exception):
         raise written
     return Server() if isinstance(info, RedisCommandError) else Server.of(info)
+
+
+async def end_connections(link: Link, clients: Sequence[ClientId]) -> None:
+    """Let the servers close connections, so that what was sent there arrives no more.  What is not permitted is left out.
+
+    Raises:
+        Unavailable: Redis cannot serve; some may have been closed.
+    """
+    if clients:
+        await all_of([partial(_end_connections, shard.link, clients) for shard in await link.shards()])
+
+
+async def _end_connections(link: Link, clients: Sequence[ClientId]) -> None:
+    """Those of one server: elsewhere the same numbers are other people's."""
+    (info,) = await link.execute_many([("INFO", "server")])
+    here = "" if isinstance(info, RedisCommandError) else Server.of(info).run_id
+    await link.execute_many([("CLIENT", "KILL", "ID", number) for run_id, number in clients if run_id == here])
 
 
 async def agree_on_mesh_key(link: Link, names: Names, mine: bytes) -> bytes:

@@ -21,7 +21,7 @@ from redis.connection import Connection, UnixDomainSocketConnection
 from redis.exceptions import RedisError
 
 from ..errors import Unavailable
-from .link import Identity, may_try_again, no_answer, outage
+from .link import ClientId, Identity, may_try_again, no_answer, outage
 from .packed_link import BROKEN, GREETING, PackedLink, as_reply, refused_handshake
 from .tls import Tls
 from .url import Endpoint
@@ -36,10 +36,13 @@ class ThreadLink(PackedLink):
         endpoint: where Redis is.
         timeout: the longest that a call waits, in seconds.
         connections: how many connections, and threads, it uses at most.
+        identity: of the whole that this server is a part of; None for one of its own.
     """
 
-    def __init__(self, endpoint: Endpoint, *, timeout: float, connections: int) -> None:
-        super().__init__(endpoint, timeout)
+    def __init__(
+        self, endpoint: Endpoint, *, timeout: float, connections: int, identity: Identity | None = None
+    ) -> None:
+        super().__init__(endpoint, timeout, identity)
         self._limiter = anyio.CapacityLimiter(connections)
         self._talker = _Talker(endpoint, timeout, self.identity)
 
@@ -50,7 +53,7 @@ class ThreadLink(PackedLink):
     async def _call(self, request: bytes, count: int) -> list[Any]:
         self.in_flight += 1
         deadline = time.monotonic() + self._timeout
-        using: list[int | None] = []
+        using: list[ClientId | None] = []
         try:
             with anyio.move_on_after(self._timeout):
                 return await anyio.to_thread.run_sync(
@@ -62,18 +65,24 @@ class ThreadLink(PackedLink):
                     abandon_on_cancel=True,
                     limiter=self._limiter,
                 )
+        except anyio.get_cancelled_exc_class():
+            self._give_up(using)
+            raise
         finally:
             self.in_flight -= 1
-        for client_id in using:  # its thread may go on for a moment
-            self.identity.abandon(client_id)
+        self._give_up(using)
         self._talker.drop_idle()
         raise no_answer(self._timeout, self._server)
+
+    def _give_up(self, connections: list[ClientId | None]) -> None:
+        for client_id in connections:  # their thread may go on for a moment
+            self.identity.abandon(client_id)
 
 
 class _Connection(Protocol):
     """What is used of redis-py's blocking connections, which have no types."""
 
-    client_id: int | None
+    client_id: ClientId | None
 
     def connect(self) -> None: ...
     def disconnect(self) -> None: ...
@@ -83,11 +92,11 @@ class _Connection(Protocol):
 
 
 class _TcpConnection(Connection):
-    client_id: int | None = None
+    client_id: ClientId | None = None
 
 
 class _UnixConnection(UnixDomainSocketConnection):
-    client_id: int | None = None
+    client_id: ClientId | None = None
 
 
 class _TlsConnection(_TcpConnection):
@@ -128,7 +137,7 @@ class _Talker:
         self._lock = threading.Lock()
         self._closed = False
 
-    def exchange(self, request: bytes, count: int, deadline: float, using: list[int | None]) -> list[Any]:
+    def exchange(self, request: bytes, count: int, deadline: float, using: list[ClientId | None]) -> list[Any]:
         """Send and receive on one connection; if that breaks before the deadline, once more on a fresh one.
 
         ``using`` is told the client ids of both.
@@ -139,7 +148,7 @@ class _Talker:
             self.drop_idle()  # broken by the same restart, or connected to what is a replica now
             raise
 
-    def _exchange(self, request: bytes, count: int, deadline: float, using: list[int | None]) -> list[Any]:
+    def _exchange(self, request: bytes, count: int, deadline: float, using: list[ClientId | None]) -> list[Any]:
         if self._closed:
             raise Unavailable(f"the link to {self._server} is closed")
         try:
@@ -167,7 +176,7 @@ class _Talker:
         self._closed = True
         self.drop_idle()
 
-    def _talk(self, connection: _Connection, request: bytes, count: int, using: list[int | None]) -> list[Any]:
+    def _talk(self, connection: _Connection, request: bytes, count: int, using: list[ClientId | None]) -> list[Any]:
         using.append(connection.client_id)
         try:
             replies = self._round_trip(connection, request, count)

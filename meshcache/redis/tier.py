@@ -5,6 +5,7 @@ A call over many keys is several round trips, each with the link's time limit.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -12,13 +13,16 @@ from redis._parsers.helpers import parse_info  # what redis-py's own client uses
 
 from ..errors import RedisCommandError
 from ..stamp import Stamp
-from .link import Command, Link, pipelines
+from .link import Command, Link, Shard, pipelines
 from .names import Names
 
 __all__ = ["RedisTier", "scan_pages"]
 
 _KEYS_AT_ONCE: Final = 500
 """Keys in one MGET, UNLINK or EXISTS, and looked at by one SCAN: well below a millisecond of Redis' time."""
+
+_LOOKS: Final = 10
+"""So many times a scan looks who has which slots.  Where they change on and on it must end, too."""
 
 
 class RedisTier:
@@ -50,7 +54,7 @@ class RedisTier:
         found: dict[str, bytes] = {}
         for some in _portions(keys):
             values = await self._link.execute("MGET", *map(self._key, some))
-            found.update((key, value) for key, value in zip(some, values, strict=True) if value is not None)
+            found |= {key: value for key, value in zip(some, values, strict=True) if value is not None}
             hits = len(values) - values.count(None)
             self.hits += hits
             self.misses += len(values) - hits
@@ -139,7 +143,11 @@ class RedisTier:
 
 
 def scan_pages(link: Link, names: Names, pattern: str) -> AsyncIterator[list[bytes]]:
-    """The Redis keys that match, some hundred at a time; never blocks Redis for long."""
+    """The Redis keys that match, some hundred at a time; never blocks Redis for long.
+
+    Of a cluster, server by server.  A key that moves from one that was not scanned yet to one that was would be missed: so
+    those that give slots come before those that take them, and those whose slots have changed meanwhile are scanned again.
+    """
     return _Pages(link, names.pattern(pattern))
 
 
@@ -150,17 +158,28 @@ class _Pages(AsyncIterator[list[bytes]]):
     def __init__(self, link: Link, pattern: bytes) -> None:
         self._link = link
         self._pattern = pattern
-        self._cursor: bytes | None = b"0"
+        self._scanning: Link | None = None
+        self._cursor = b"0"
+        self._known: Sequence[Shard] = ()
+        self._to_scan: deque[Shard] = deque()
+        self._looks = 0
 
     async def __anext__(self) -> list[bytes]:
-        while self._cursor is not None:
-            cursor, page = await self._link.execute(
+        while (server := self._scanning or await self._next_server()) is not None:
+            self._cursor, page = await server.execute(
                 "SCAN", self._cursor, "MATCH", self._pattern, "COUNT", _KEYS_AT_ONCE
             )
-            self._cursor = None if cursor == b"0" else cursor
+            self._scanning = None if self._cursor == b"0" else server
             if page:
                 return list(page)
         raise StopAsyncIteration
+
+    async def _next_server(self) -> Link | None:
+        if not self._to_scan and self._looks < _LOOKS:
+            self._looks += 1
+            before, self._known = self._known, await self._link.shards()
+            self._to_scan.extend(shard for shard in self._known if shard not in before)
+        return self._to_scan.popleft().link if self._to_scan else None
 
 
 class _Keys(AsyncIterator[str]):

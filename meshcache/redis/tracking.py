@@ -17,7 +17,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, cast
 
 import anyio
@@ -28,16 +28,28 @@ from anyio.streams.tls import TLSStream
 
 from ..errors import RedisCommandError, Unavailable
 from .connect import in_asyncio_task
-from .link import Argument, Command, Identity, Link, no_answer, outage, refusal
+from .link import Argument, ClientId, Command, Identity, Link, Redirected, Shard, no_answer, outage, refusal
 from .names import Names
-from .packed_link import pack
+from .packed_link import pack_all
 from .tls import Tls
 from .url import Endpoint
 
-__all__ = ["Broken", "Listener", "TrackedConnection", "TrackedLink", "open_tracked", "start_tracking"]
+__all__ = [
+    "Broken",
+    "Listener",
+    "OneServer",
+    "Tracked",
+    "TrackedConnection",
+    "TrackedLink",
+    "Way",
+    "open_tracked",
+    "start_tracking",
+]
 
 _INCOMPLETE: Final = object()
 _RECEIVE_BYTES: Final = 65_536
+_ROUND_TRIPS: Final = 4
+_GONE: Final = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
 class Listener(Protocol):
@@ -56,16 +68,60 @@ class Broken(Exception):  # noqa: N818 - a condition, handled where it is met
     """The connection broke, or was closed here, before the reply was there."""
 
 
-class _Request:
+class Tracked(Protocol):
+    """What a :class:`TrackedLink` writes over: one tracked connection, or several as one."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests may be sent."""
+        ...
+
+    async def call(self, commands: Sequence[Command]) -> list[Any]:
+        """One pipeline; see :meth:`TrackedConnection.call`."""
+        ...
+
+    async def check(self) -> None:
+        """Ask whether it is still what is to be tracked.  Raises ``Unavailable`` or ``Broken`` if not."""
+        ...
+
+    async def run(self) -> None:
+        """Returns once it is closed; must be running for anything to be received."""
+        ...
+
+    def when_answered(self, then: Callable[[], None]) -> None:
+        """Call this once everything sent so far has its reply; never, if it breaks before."""
+        ...
+
+    def abort(self) -> None:
+        """Give it up; never waits."""
+        ...
+
+
+class Way(Protocol):
+    """How something tracked is opened."""
+
+    async def open(self, listener: Listener) -> Tracked:
+        """Connected, for the event loop that runs now; nothing is sent yet.  May raise ``Unavailable``."""
+        ...
+
+    async def start(self, tracked: Tracked) -> None:
+        """Begin to track; it must be running.  May raise ``Unavailable`` or ``RedisCommandError``; it is closed then."""
+        ...
+
+
+class _Request(ABC):
     """Commands that were sent together and wait for their replies."""
 
-    __slots__ = ("count", "ended", "replies", "then")
+    __slots__ = ("count", "replies", "then")
 
-    def __init__(self, count: int, ended: Callable[[], None]) -> None:
+    def __init__(self, count: int) -> None:
         self.count = count
-        self.ended = ended
         self.replies: list[Any] = []
         self.then: list[Callable[[], None]] = []
+
+    @abstractmethod
+    def end(self) -> None:
+        """All replies are there, or none will come any more: let the caller go on."""
 
 
 class TrackedConnection(ABC):
@@ -73,11 +129,13 @@ class TrackedConnection(ABC):
 
     Attributes:
         is_open: whether requests may be sent.
+        in_cluster: whether a ``Redirected`` is a reply.
     """
 
     def __init__(self, server: str, timeout: float, names: Names, listener: Listener, identity: Identity) -> None:
         self.is_open = False
-        self.client_id: int | None = None
+        self.in_cluster = False
+        self.client_id: ClientId | None = None
         self._identity = identity
         self._given_up: Unavailable | None = None
         self._server = server
@@ -98,7 +156,7 @@ class TrackedConnection(ABC):
             Broken: the connection broke by itself.
         """
         try:
-            replies = await self._call(b"".join(map(pack, commands)), len(commands))
+            replies = await self._call(pack_all(commands), len(commands))
         except Unavailable as outage:
             self._give_up(outage)
             raise
@@ -110,11 +168,15 @@ class TrackedConnection(ABC):
         for i, reply in enumerate(replies):
             if isinstance(reply, hiredis.ReplyError):
                 meaning = refusal(str(reply), self._server)
-                if isinstance(meaning, Unavailable):
+                if isinstance(meaning, Unavailable) and not (self.in_cluster and isinstance(meaning, Redirected)):
                     self._give_up(meaning)
                     raise meaning
                 replies[i] = meaning
         return replies
+
+    async def check(self) -> None:
+        """Ask whether it lives.  Raises as :meth:`call`."""
+        await self.call([("PING",)])
 
     def when_answered(self, then: Callable[[], None]) -> None:
         """Call this once everything sent so far has its reply; never, if the connection breaks before."""
@@ -159,7 +221,7 @@ class TrackedConnection(ABC):
         request.replies.append(reply)
         if len(request.replies) == request.count:
             self._requests.popleft()
-            request.ended()
+            request.end()
             for then in request.then:
                 then()
 
@@ -184,7 +246,7 @@ class TrackedConnection(ABC):
         self._close()
         requests, self._requests = self._requests, deque()
         for request in requests:
-            request.ended()
+            request.end()
 
 
 class TrackedLink:
@@ -193,12 +255,12 @@ class TrackedLink:
     If the tracked connection breaks, the other link makes the second try, within the same time limit.
 
     Attributes:
-        connection: the tracked connection, or None.
+        connection: the tracked connection, or several as one, or None.
         in_flight: commands or pipelines under way on the tracked connection.
     """
 
     def __init__(self, other: Link, endpoint_name: str, timeout: float) -> None:
-        self.connection: TrackedConnection | None = None
+        self.connection: Tracked | None = None
         self.identity = other.identity
         self.in_flight = 0
         self._other = other
@@ -207,7 +269,10 @@ class TrackedLink:
 
     async def execute(self, *command: Argument) -> Any:
         """One command; see :class:`~meshcache.redis.link.Link`."""
-        reply = (await self.execute_many([command]))[0]
+        connection = self.connection
+        if connection is None or not connection.is_open:
+            return await self._other.execute(*command)
+        reply = (await self._call(connection, [command]))[0]
         if isinstance(reply, RedisCommandError):
             raise reply
         return reply
@@ -217,6 +282,9 @@ class TrackedLink:
         connection = self.connection
         if connection is None or not connection.is_open or not commands:
             return await self._other.execute_many(commands)
+        return await self._call(connection, commands)
+
+    async def _call(self, connection: Tracked, commands: Sequence[Command]) -> list[Any]:
         start = time.monotonic()
         self.in_flight += 1
         try:
@@ -229,15 +297,63 @@ class TrackedLink:
             return await self._other.execute_many(commands)
         raise no_answer(self._timeout, self._server)
 
+    async def shards(self) -> Sequence[Shard]:
+        """Those of the other link."""
+        return await self._other.shards()
+
     def when_answered(self, then: Callable[[], None]) -> None:
         """Call this once what was sent so far has its reply; never, if the tracked connection is gone or breaks before."""
         if self.connection is not None:
             self.connection.when_answered(then)
 
-    async def aclose(self) -> None:
-        """Give up the tracked connection."""
+    def abort(self) -> None:
+        """Give up the tracked connection; never waits."""
         if self.connection is not None:
             self.connection.abort()
+
+    async def aclose(self) -> None:
+        """Give up the tracked connection."""
+        self.abort()
+
+
+class OneServer:
+    """The :class:`Way` to track one server.
+
+    Args:
+        find_server: tells where it is now; may raise ``Unavailable``.
+        tls: the ``ssl_…`` options for the way there.
+        names: the keys.
+        identity: which server it must be.
+        timeout: the longest wait for one reply, in seconds.
+    """
+
+    def __init__(
+        self,
+        find_server: Callable[[], Awaitable[Endpoint]],
+        tls: Tls,
+        names: Names,
+        identity: Identity,
+        timeout: float,
+    ) -> None:
+        self._find_server = find_server
+        self._tls = tls
+        self._names = names
+        self._identity = identity
+        self._timeout = timeout
+        self._endpoint: Endpoint | None = None
+
+    async def open(self, listener: Listener) -> TrackedConnection:
+        """A connection to the server; see :class:`Way`."""
+        self._endpoint = await self._find_server()
+        return await open_tracked(
+            self._endpoint, self._tls, self._names, listener, self._identity, timeout=self._timeout
+        )
+
+    async def start(self, tracked: Tracked) -> None:
+        """The handshake; see :class:`Way`."""
+        assert self._endpoint is not None
+        assert isinstance(tracked, TrackedConnection)
+        await start_tracking(tracked, self._endpoint, self._names, self._identity, timeout=self._timeout)
 
 
 async def open_tracked(
@@ -250,6 +366,7 @@ async def open_tracked(
     """
     kind = _AsyncioConnection if in_asyncio_task() else _StreamConnection
     connection = kind(endpoint.name, timeout, names, listener, identity)
+    connection.in_cluster = endpoint.in_cluster
     try:
         with anyio.fail_after(timeout):
             await connection.connect(endpoint, tls)
@@ -260,16 +377,18 @@ async def open_tracked(
     return connection
 
 
-async def start_tracking(connection: TrackedConnection, endpoint: Endpoint, names: Names, identity: Identity) -> None:
+async def start_tracking(
+    connection: TrackedConnection, endpoint: Endpoint, names: Names, identity: Identity, *, timeout: float
+) -> None:
     """The handshake: RESP3, who we are, and what to tell.  The connection must be running.
+
+    ``timeout`` seconds are the longest wait for a credential provider.
 
     Raises:
         Unavailable: the connection broke, Redis cannot serve now, or it is not the server that was expected.
         RedisCommandError: this server or this user cannot have it.
     """
-    commands: list[Command] = [("HELLO", "3")]
-    if endpoint.username or endpoint.password:
-        commands = [("HELLO", "3", "AUTH", endpoint.username or "default", endpoint.password or "")]
+    commands: list[Command] = [("HELLO", "3", *await _login(endpoint, timeout))]
     if endpoint.db:
         commands.append(("SELECT", endpoint.db))
     commands += [("CLIENT", "ID"), ("INFO", "server")]
@@ -289,12 +408,41 @@ async def start_tracking(connection: TrackedConnection, endpoint: Endpoint, name
             raise reply
 
 
+class _FutureRequest(_Request):
+    __slots__ = ("began", "is_late", "waiter")
+
+    def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(count)
+        self.waiter: asyncio.Future[None] = loop.create_future()
+        self.began = loop.time()
+        self.is_late = False
+
+    def end(self) -> None:
+        if not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+async def _login(endpoint: Endpoint, timeout: float) -> tuple[str, ...]:
+    """What HELLO is to be told of who we are."""
+    if endpoint.credentials is None:
+        known = endpoint.username or endpoint.password
+        return ("AUTH", endpoint.username or "default", endpoint.password or "") if known else ()
+    ask = endpoint.credentials
+    with anyio.move_on_after(timeout):
+        words = await (ask.get_credentials_async() if in_asyncio_task() else ask.get_credentials_in_thread())
+        return ("AUTH", *(("default", *words) if len(words) == 1 else words))
+    raise Unavailable(f"the credential provider did not answer within {timeout:g} s")
+
+
 class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._loop = asyncio.get_running_loop()
         self._closed = anyio.Event()
         self._transport: asyncio.Transport | None = None
+        self._unsent: list[bytes] = []
+        self._trips: deque[_Request] = deque()  # of each piece that was sent, the last request
+        self._timer: asyncio.TimerHandle | None = None
 
     async def connect(self, endpoint: Endpoint, tls: Tls) -> None:
         if endpoint.scheme == "unix":
@@ -316,20 +464,51 @@ class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
             self._transport.abort()
 
     async def _call(self, request: bytes, count: int) -> list[Any]:
-        if self._transport is None or not self.is_open or self._transport.is_closing():
+        transport = self._transport
+        if transport is None or not self.is_open or transport.is_closing():
             raise Broken
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        waiting = _Request(count, lambda: None if waiter.done() else waiter.set_result(None))
+        waiting = _FutureRequest(count, self._loop)
+        is_alone = not self._requests
         self._requests.append(waiting)
-        self._transport.write(request)
-        try:
-            async with asyncio.timeout(self._timeout):
-                await waiter
-        except TimeoutError:
-            raise no_answer(self._timeout, self._server) from None
+        self._unsent.append(request)
+        if is_alone:
+            self._flush()
+        elif len(self._unsent) == 1:
+            self._loop.call_soon(self._flush)
+        if self._timer is None:
+            self._watch(waiting)
+        await waiting.waiter
         if len(waiting.replies) < count:
+            if waiting.is_late:
+                raise no_answer(self._timeout, self._server)
             raise Broken
         return waiting.replies
+
+    def _flush(self) -> None:
+        """Send what was asked in one turn of the event loop, in one piece; so few at a time that the next is large, too."""
+        transport, trips = self._transport, self._trips
+        while trips and len(trips[0].replies) == trips[0].count:
+            trips.popleft()
+        if self._unsent and len(trips) < _ROUND_TRIPS and transport is not None and not transport.is_closing():
+            transport.write(b"".join(self._unsent))
+            self._unsent.clear()
+            trips.append(self._requests[-1])
+
+    def _watch(self, oldest: _FutureRequest) -> None:
+        self._timer = self._loop.call_at(oldest.began + self._timeout, self._check_time)
+
+    def _check_time(self) -> None:
+        """One timer for all: requests are answered in the order in which they began."""
+        self._timer = None
+        late = self._loop.time() - self._timeout
+        for request in cast("deque[_FutureRequest]", self._requests):
+            if request.waiter.done():
+                continue  # its caller went away
+            if request.began > late:
+                self._watch(request)
+                return
+            request.is_late = True
+            request.end()
 
     # -- what the transport calls
 
@@ -339,17 +518,33 @@ class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received(data)
+        if self._unsent:
+            self._loop.call_soon(self._flush)  # after those who go on now, and may ask the next
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._ended()
         self._closed.set()
+
+
+class _EventRequest(_Request):
+    __slots__ = ("answered",)
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.answered = anyio.Event()
+
+    def end(self) -> None:
+        self.answered.set()
 
 
 class _StreamConnection(TrackedConnection):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._stream: anyio.abc.ByteStream | None = None
-        self._sending = anyio.Lock()
+        self._unsent: list[bytes] = []
+        self._work = anyio.Event()  # set once there is something to send
         self._scope = anyio.CancelScope()
 
     async def connect(self, endpoint: Endpoint, tls: Tls) -> None:
@@ -368,10 +563,9 @@ class _StreamConnection(TrackedConnection):
         assert self._stream is not None
         try:
             with self._scope:
-                while True:
-                    self._received(await self._stream.receive(_RECEIVE_BYTES))
-        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            pass
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._send)
+                    await self._receive()
         finally:
             self._ended()
             await anyio.aclose_forcefully(self._stream)
@@ -381,28 +575,37 @@ class _StreamConnection(TrackedConnection):
         self._scope.cancel()
 
     async def _call(self, request: bytes, count: int) -> list[Any]:
-        answered = anyio.Event()
-        waiting = _Request(count, answered.set)
-        deadline = anyio.current_time() + self._timeout
-        with anyio.CancelScope(deadline=deadline):
-            await self._send(request, waiting, deadline)
-            await answered.wait()
+        if not self.is_open:
+            raise Broken
+        waiting = _EventRequest(count)
+        self._requests.append(waiting)
+        self._unsent.append(request)
+        self._work.set()
+        with anyio.move_on_after(self._timeout):
+            await waiting.answered.wait()
             if len(waiting.replies) < count:
                 raise Broken
             return waiting.replies
         raise no_answer(self._timeout, self._server)
 
-    async def _send(self, request: bytes, waiting: _Request, deadline: float) -> None:
-        async with self._sending:
-            if not self.is_open or self._stream is None:
-                raise Broken
-            self._requests.append(waiting)
-            # Shielded: a caller that is cancelled must not leave half a command behind, and cost everybody the connection.
-            with anyio.CancelScope(deadline=deadline, shield=True) as sending:
-                try:
-                    await self._stream.send(request)
-                except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                    self.abort()
-                    raise Broken from None
-            if sending.cancelled_caught:
-                self.abort()
+    async def _receive(self) -> None:
+        assert self._stream is not None
+        try:
+            while True:
+                self._received(await self._stream.receive(_RECEIVE_BYTES))
+        except _GONE:
+            self.abort()
+
+    async def _send(self) -> None:
+        """What was asked meanwhile goes out in one piece.  A task of its own: no caller that is cancelled leaves half a
+        command behind."""
+        assert self._stream is not None
+        try:
+            while True:
+                await self._work.wait()
+                self._work = anyio.Event()
+                request = b"".join(self._unsent)
+                self._unsent.clear()
+                await self._stream.send(request)
+        except _GONE:
+            self.abort()

@@ -63,7 +63,7 @@ class Membership:
         names: the Redis keys.
         now: the monotonic clock, in seconds.
         wall_ms: the clock that stamps are made by.
-        addresses: where this instance's datagrams may be sent.
+        addresses: where this instance can be reached now.
         forget_after: how long an instance is reckoned with that was lost, in seconds.
         surface: the runtime.
 
@@ -84,7 +84,7 @@ class Membership:
         names: Names,
         now: Callable[[], float],
         wall_ms: Callable[[], int],
-        addresses: tuple[tuple[str, int], ...],
+        addresses: Callable[[], tuple[tuple[str, int], ...]],
         forget_after: float,
         surface: Surface,
     ) -> None:
@@ -132,6 +132,10 @@ class Membership:
         self._plain = self._may_be_plain and self._wants_plain()
         self.update()
 
+    def look(self) -> None:
+        """Register soon, and so find out whether Redis is there, and still the same."""
+        self._woken.set()
+
     def leave(self) -> None:
         """This instance is about to go: nothing is plain any more."""
         self._leaving = True
@@ -165,7 +169,7 @@ class Membership:
         begun = self._now()
         wants_plain = self._plain or ((entering or self._surface.mode is Mode.REDIS) and self._nobody_hinders())
         standing = Standing(wants_plain, self.standing.clean, self.plain_until)
-        record = Record(self._node_id, standing, self._wall_ms(), LEASE, self._leaving, self._addresses)
+        record = Record(self._node_id, standing, self._wall_ms(), LEASE, self._leaving, self._addresses())
         try:
             records = await register(self._link, self._names, record, self._forget_after)
         except RedisCommandError as error:

@@ -91,6 +91,10 @@ class Meshwork:
         """The instances that proved to hold the mesh's key and were heard of late."""
         return [] if self._network is None else self._network.node.peers
 
+    async def has_key(self) -> None:
+        """Wait until there is a key."""
+        await self._ready.wait()
+
     @property
     def is_alone(self) -> bool:
         """Whether there is no key, so that nobody can be met."""
@@ -108,6 +112,11 @@ class Meshwork:
         self.mode, self.standing = mode, standing
         if self._network is not None:
             self._network.announce(mode, standing)
+
+    def ask_clocks(self) -> None:
+        """Ask the peers what their clocks say, now; ``heard`` gets each answer."""
+        if self._network is not None:
+            self._network.ask_clocks()
 
     def found(self, addresses: Sequence[tuple[str, int]]) -> None:
         """Instances that are registered in Redis."""
@@ -130,6 +139,7 @@ class Meshwork:
             now=self._now(),
             mode=self.mode,
             replica=self._memory,
+            wall_ms=self._surroundings.wall_ms,
         )
         node.set_state(self.mode, self.standing, self._now())
         announcement = Announcement(
@@ -138,6 +148,7 @@ class Meshwork:
             self._socket.addresses,
             self._socket.port,
             everywhere=self._socket.everywhere,
+            interfaces=None if self._options.interfaces is None else tuple(self._options.interfaces),
         )
         self._network = Network(node, self._socket, self._sources, announcement, self._now, self._take)
         await self._network.run()
@@ -186,8 +197,8 @@ class Meshwork:
         self._ready.set()
 
     def _take(self, event: MeshEvent) -> None:
+        self._heard(event)
         if not isinstance(event, ForeignKey):
-            self._heard(event)
             return
         self._stranger = event
         self._key_doubted.set()

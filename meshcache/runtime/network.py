@@ -27,6 +27,8 @@ __all__ = ["Network"]
 logger = logging.getLogger("meshcache")
 
 _DISCOVERY_PAUSE = 10.0
+_TURN = 0.001
+"""In seconds: so long what arrived together may hold the event loop."""
 _ALONE = 0.001
 """A write that comes so long after the one before, in seconds, does not wait for others to share a datagram with."""
 
@@ -78,6 +80,11 @@ class Network:
         self._send()
         self._rearm()
 
+    def ask_clocks(self) -> None:
+        """Ask all peers what their clocks say, now; each answer is an event."""
+        self.node.ask_clocks(self._now())
+        self._send()
+
     async def run(self) -> None:
         """Until cancelled; says goodbye to the peers then, before the sources do, which may take a moment."""
         try:
@@ -97,9 +104,15 @@ class Network:
     async def _receive(self) -> None:
         while True:
             datagrams = await self._socket.receive()
-            now = self._now()
+            begun = now = self._now()
             for data, sender in datagrams:
                 self.node.receive_datagram(data, sender, now)
+                self._tell()
+                now = self._now()
+                if now - begun > _TURN:
+                    self._pump()
+                    await anyio.lowlevel.checkpoint()
+                    begun = now = self._now()
             self._pump()
             await anyio.lowlevel.checkpoint()
 
@@ -121,9 +134,12 @@ class Network:
             self.node.handle_timer(self._now())
             self._pump()
 
-    def _pump(self) -> None:
+    def _tell(self) -> None:
         while (event := self.node.next_event()) is not None:
             self._on_event(event)
+
+    def _pump(self) -> None:
+        self._tell()
         self._send()
         self._rearm()
 

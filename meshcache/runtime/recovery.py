@@ -16,15 +16,20 @@ from ..journal import Journal
 from ..memory import MemoryTier
 from ..modes import ModeMachine
 from ..options import OnRecovery
+from ..redis.count import bring_shares
 from ..redis.fence import apply, publish_sweeps, read_sweeps, sweep
-from ..redis.link import Link, Server, pipelines
+from ..redis.link import ClientId, Link, Server, pipelines
 from ..redis.names import Names
-from ..redis.probe import probe
+from ..redis.probe import end_connections, probe
+from ..shares import is_share
 from ..stamp import Kind, Op, Stamp
 
 __all__ = ["Recovery", "Signals"]
 
-_BATCH = 500
+_BATCH = 128
+"""Writes in one round trip; the event loop is held for each of them for some 20 µs."""
+
+_LEFTOVER = 500
 _SMALLEST_BATCH = 8
 _RETRY = 0.02
 _HEARINGS = 10
@@ -73,7 +78,7 @@ class Recovery:
         fence_ttl: how long a fence is kept, in seconds.
         now: the monotonic clock, in seconds.
         random: uniform in [0, 1), for jitter.
-        abandoned: the client ids of connections that were given up; emptied here.
+        abandoned: the connections that were given up; emptied here.
         wrote: told of each write that is in Redis.
 
     Attributes:
@@ -95,7 +100,7 @@ class Recovery:
         fence_ttl: float,
         now: Callable[[], float],
         random: Callable[[], float],
-        abandoned: list[int],
+        abandoned: list[ClientId],
         wrote: Callable[[Op], None],
     ) -> None:
         self.tried = anyio.Event()
@@ -154,10 +159,9 @@ class Recovery:
     async def _lay_ghosts(self) -> None:
         """What was sent on connections that were given up must not arrive after what is about to be written: end them.  And a
         key that such a write may have reached by now, whoever has written it since, is deleted, which is always safe."""
-        ids, self._abandoned[:] = list(self._abandoned), []
-        if ids:
-            await self._link.execute_many([("CLIENT", "KILL", "ID", client_id) for client_id in ids])
-        keys = list(self._journal.ghosts)
+        abandoned, self._abandoned[:] = list(self._abandoned), []
+        await end_connections(self._link, abandoned)
+        keys = sorted(self._journal.ghosts)  # in an order that a simulation can repeat
         for some in pipelines(("UNLINK", self._names.key(key)) for key in keys):
             await self._link.execute_many(some)
         self._journal.ghosts.difference_update(keys)
@@ -178,7 +182,9 @@ class Recovery:
             known |= await self._replay_sweeps()
             await self._replay_keys(invalidate=recovering and self._on_recovery == "invalidate")
             await self._repeat_sweeps(known)
-            if recovering and not self._journal.sweeps and len(self._journal) <= _BATCH:
+            if self._modes.mode is Mode.MEMORY:
+                return  # callers have lost Redis meanwhile: a probe comes first
+            if recovering and not self._journal.sweeps and len(self._journal) <= _LEFTOVER:
                 break
         if recovering:
             await self._signals.registered()
@@ -201,6 +207,7 @@ class Recovery:
         for pattern, stamp in sweeps.items():
             await sweep(self._link, self._names, pattern, stamp, self._fence_ttl_ms)
             self._journal.sweep_done(pattern, stamp)
+            self._wrote(Op(Kind.SWEEP, pattern, stamp))
         return sweeps
 
     async def _repeat_sweeps(self, known: dict[str, Stamp]) -> None:
@@ -212,16 +219,20 @@ class Recovery:
         }
         known |= fresh
         self._memory.apply(Op(Kind.SWEEP, pattern, stamp) for pattern, stamp in fresh.items())
+        for pattern, stamp in fresh.items():  # also what the store had heard of already
+            self._journal.mark_sweep(pattern, stamp)
 
     async def _replay_keys(self, *, invalidate: bool) -> None:
         """One pass over the keys that are dirty now."""
         left = len(self._journal)
         while left > 0 and (ops := self._memory.dirty(min(left, self._batch))):
             left -= len(ops)
-            ops = [Op(Kind.INVALIDATE, op.key, op.stamp) for op in ops] if invalidate else self._signals.may_set(ops)
-            applied = await self._apply(ops)
+            shares = [op for op in ops if is_share(op.key)]
+            writes = [op for op in ops if not is_share(op.key)]
+            writes = [_forgotten(op) for op in writes] if invalidate else self._signals.may_set(writes)
+            applied = await self._apply(writes) + await self._count(shares)
             self._memory.cleaned(ops)
-            for op in ops:
+            for op in (*writes, *shares):
                 self._wrote(op)
             self._batch = min(self._batch * 2, _BATCH)
             self.replayed += sum(applied)
@@ -239,6 +250,12 @@ class Recovery:
         half = len(ops) // 2
         return [*await self._apply(ops[:half]), *await self._apply(ops[half:])]
 
+    async def _count(self, shares: list[Op]) -> list[bool]:
+        """Bring shares of counters to Redis, which adds what it does not have yet."""
+        added = await bring_shares(self._link, self._names, shares, self._now(), self._fence_ttl_ms)
+        self._memory.counted_in_redis(op for op, is_added in zip(shares, added, strict=True) if is_added)
+        return added
+
     async def _pause(self, seconds: float | None) -> bool:
         """Wait to be woken, ``seconds`` at most (None: for ever); whether that happened."""
         with anyio.move_on_after(seconds):
@@ -246,6 +263,10 @@ class Recovery:
         woken = self._woken.is_set()
         self._woken = anyio.Event()
         return woken
+
+
+def _forgotten(op: Op) -> Op:
+    return Op(Kind.INVALIDATE, op.key, op.stamp)
 
 
 def _concerns_a_key(error: RedisCommandError) -> bool:

@@ -23,15 +23,20 @@ from ..modes import ModeMachine
 from ..near import Near
 from ..options import Options
 from ..recent import Recent
+from ..redis.batch import BatchLink
 from ..redis.link import Link, Server
 from ..redis.names import Names
+from ..redis.sentinel_link import SentinelLink
 from ..redis.tier import RedisTier
 from ..redis.tracking import TrackedLink
-from ..redis.url import parse_url, redact
-from ..stamp import HybridClock, Kind, Op, Stamp, make_stamp
+from ..redis.url import Place
+from ..redis.way import way_to_track
+from ..shares import is_share
+from ..stamp import NOBODY, HybridClock, Kind, Op, Stamp, make_stamp
 from ..standings import Record, Standing, Standings
-from ..store import Store
+from ..store import Entry, Store
 from ..tier import Tier
+from .addresses import OwnAddresses
 from .background import Background
 from .feed import Feed
 from .membership import LEASE, Membership
@@ -58,7 +63,8 @@ class Runtime:
     """Everything of one open cache but the way of a call.
 
     Args:
-        url: where Redis is, checked already; None for a cache that has none.
+        place: where Redis is, checked already; None for a cache that has none.
+        shown_as: how log lines show that place.
         options: checked already.
         sources: where addresses of peers come from.
         surroundings: the world.
@@ -71,32 +77,44 @@ class Runtime:
         loads: which values are being loaded; told of every change that is heard of.
         through: takes writes that need a stamp while ``redis`` answers.
         mode: which tier answers.
+        recall: what of this instance's memory answers a read at once, before any tier is asked: all of it, or copies, or
+            nothing.  Takes a key and the moment ``now()``.
+        now: the monotonic clock, in seconds.
         epoch: grows with every change of the mode.
         node_id: this instance, 64 bit.
         server: what the last probe learned of Redis, or None.
     """
 
     def __init__(
-        self, url: str | None, options: Options, sources: Sequence[Discovery], surroundings: Surroundings
+        self,
+        place: Place | None,
+        shown_as: str,
+        options: Options,
+        sources: Sequence[Discovery],
+        surroundings: Surroundings,
     ) -> None:
         self.node_id = surroundings.random.getrandbits(64)
         self.server: Server | None = None
         self._options = options
         self._surroundings = surroundings
-        self._now = now = surroundings.now
+        self.now = self._now = now = surroundings.now
         self._modes = ModeMachine(now(), failure_threshold=options.failure_threshold)
         self.mode = self._modes.mode
         self._feed = Feed()
         self._store = Store(options.max_entries, options.max_bytes, options.tombstone_ttl)
-        self._journal = Journal(options.max_dirty) if url is not None else None
+        self._journal = Journal(options.max_dirty) if place is not None else None
         clock = HybridClock(self.node_id, surroundings.wall_ms, int(options.max_skew * 1000))
-        self.memory = MemoryTier(self._store, self._journal, clock, now, self._published)
+        self.memory = MemoryTier(
+            self._store, self._journal, clock, now, self._published, options.fence_ttl, options.stale_ttl
+        )
+        self.recall: Callable[[str, float], Entry | None] = self._store.recall
         self._recent = Recent(options.max_dirty)
         self._standings = Standings(gone_after=_GONE_AFTER, forget_after=options.forget_after, lease=LEASE)
         self.epoch = 0
         self.loads = Loads()
         self.near = Near(self.memory, options.stale_ttl, serves=options.near_cache == "serve")
         self._socket = surroundings.open_socket(options.interfaces, options.port)
+        self._own_addresses = OwnAddresses(self._socket, options.interfaces)
         self._warned: set[str] = set()
         self._mesh = Meshwork(
             node_id=self.node_id,
@@ -118,8 +136,9 @@ class Runtime:
         self._lost_at = now()
         self._last_outage: Unavailable | None = None
         self._closers: list[Callable[[], Awaitable[None]]] = []
-        if url is not None:
-            self._connect(url, options)
+        self._where = shown_as
+        if place is not None:
+            self._connect(place, options)
         self._background = Background(self._main)
 
     # -- the life of the instance
@@ -167,28 +186,30 @@ class Runtime:
     async def _main(self) -> None:
         async with anyio.create_task_group() as tasks:
             if self._recovery is not None and self._membership is not None:
+                tasks.start_soon(self._link.run)
                 tasks.start_soon(self._recovery.run)
                 tasks.start_soon(self._membership.run)
                 tasks.start_soon(self._mesh.keep_key, self._replay_link, self._names, self.lost)
+                tasks.start_soon(self._own_addresses.run)
             if self._tracker is not None:
                 tasks.start_soon(self._tracker.run)
             tasks.start_soon(self._mesh.run)
             tasks.start_soon(self._tick)
 
-    def _connect(self, url: str, options: Options) -> None:
+    def _connect(self, place: Place, options: Options) -> None:
         assert self._journal is not None
         open_link, now = self._surroundings.open_link, self._now
         names = Names(options.namespace)
-        link = open_link(url, timeout=options.op_timeout)
+        self._direct_link = open_link(place, timeout=options.op_timeout)
+        link = BatchLink(self._direct_link, place.name, options.op_timeout)
         # Connections of its own: a replay never stands in the way of callers, and may take longer than one of them.
-        replay = open_link(url, timeout=max(options.op_timeout, _REPLAY_TIMEOUT), connections=2)
+        replay = open_link(place, timeout=max(options.op_timeout, _REPLAY_TIMEOUT), connections=2)
         self._closers += [link.aclose, replay.aclose]
         self._names, self._link, self._replay_link = names, link, replay
-        self._where = redact(url)
         self.front = self.redis = RedisTier(link, names)
         writes: Link = link
         if options.near_cache != "off":
-            writes = self._keep_near(url, options)
+            writes = self._keep_near(place, options)
         self.through = WriteThrough(
             memory=self.memory,
             near=self.near,
@@ -196,8 +217,11 @@ class Runtime:
             names=names,
             now=now,
             fence_ttl=options.fence_ttl,
+            epoch=lambda: self.epoch,
             lost=self.lost,
+            answered=self.answered,
             wrote=self._wrote,
+            counts_plainly=self._counts_plainly,
         )
         self._membership = Membership(
             node_id=self.node_id,
@@ -207,7 +231,7 @@ class Runtime:
             names=names,
             now=now,
             wall_ms=self._surroundings.wall_ms,
-            addresses=tuple((address, self._socket.port) for address in self._socket.addresses),
+            addresses=self._own_addresses,
             forget_after=options.forget_after,
             surface=self,
         )
@@ -226,22 +250,21 @@ class Runtime:
             wrote=self._wrote,
         )
 
-    def _keep_near(self, url: str, options: Options) -> TrackedLink:
+    def _keep_near(self, place: Place, options: Options) -> TrackedLink:
         assert self.redis is not None
-        endpoint = parse_url(url)
-        writes = self._writes = TrackedLink(self._link, endpoint.name, options.op_timeout)
+        writes = self._writes = TrackedLink(self._link, place.name, options.op_timeout)
         self.front = NearTier(self.near, self.redis, RedisTier(writes, self._names), writes)
         self._tracker = Tracker(
             near=self.near,
             link=writes,
-            endpoint=endpoint,
-            names=self._names,
-            timeout=options.op_timeout,
+            way=way_to_track(self._direct_link, place, self._names, timeout=options.op_timeout),
             is_alive=self._is_redis_alive,
             redis_answers=lambda: self.mode is Mode.REDIS,
             changed=self._others_changed,
             warn=lambda line: self.warn_once("near", line),
         )
+        if isinstance(self._direct_link, SentinelLink):
+            self._direct_link.when_moved = writes.abort
         return writes
 
     # -- what calls and recovery say of Redis
@@ -263,7 +286,7 @@ class Runtime:
         now = self._now()
         if outage.timed_out:
             others = self._link.in_flight + (self._writes.in_flight if self._writes else 0)
-            change = self._modes.timed_out(outage.cause, now, others_in_flight=others)
+            change = self._modes.timed_out(outage.cause, now, others_in_flight=others, repeated=outage.repeated)
         else:
             change = self._modes.failed(outage.cause, now)
         if self.server is None:
@@ -290,12 +313,16 @@ class Runtime:
     async def probed(self, server: Server) -> None:
         """Redis takes writes again."""
         known, self.server = self.server, server
-        self._link.identity.expected = server.run_id
+        self._expect(server.run_id)
         if known is not None and known.run_id and known.run_id != server.run_id:
             since = self._lost_at - self._options.amnesia_window
             self.memory.forget_in_redis(self._recent.all_since(since, self._stamp_at))
         self._changed(self._modes.probed(f"Redis {server.version} answers", self._now()))
         await self._mesh.agree(self._replay_link, self._names)
+
+    def _expect(self, run_id: str | None) -> None:
+        """New connections must lead to this server; None: to any."""
+        self._link.identity.expected = self._replay_link.identity.expected = run_id
 
     def drained(self) -> None:
         """Redis knows every write of this instance, but those made just now."""
@@ -311,9 +338,14 @@ class Runtime:
         if change is None:
             return
         self.mode = change.new
+        self.recall = self.near.recall if change.new is Mode.REDIS else self._store.recall
         self.epoch += 1
         if change.old is Mode.REDIS:
             self._lost_at = self._now()
+            self.memory.counters.redis_lost(self._lost_at)
+            self.memory.remember(self._recent.fenced_since(self._lost_at - self._options.forget_after))
+        if change.new is Mode.MEMORY:
+            self._expect(None)  # whichever answers the next probe
         self.near.follow(redis_answers=change.new is Mode.REDIS)
         if self._tracker is not None:
             self._tracker.wake()
@@ -341,6 +373,7 @@ class Runtime:
         now = self._now()
         for key in keys:
             self._recent.wrote(key, stamp, now)
+            self.memory.counters.written(key)
         return True
 
     def sweeps_plainly(self, pattern: str) -> bool:
@@ -349,7 +382,13 @@ class Runtime:
             return False
         assert self._membership is not None
         self._recent.swept(pattern, self._membership.plain_until, self._now())
+        self.memory.counters.swept()
         return True
+
+    def _counts_plainly(self) -> bool:
+        """Whether peers need not be told of an increment.  No note is taken of it: what is done with what is in ``_recent`` would
+        end what others count themselves."""
+        return self.writes_plainly(())
 
     def in_doubt(self, keys: Iterable[str]) -> None:
         """Plain writes of these keys were given up."""
@@ -359,8 +398,8 @@ class Runtime:
         """Redis has this stamped write."""
         if op.kind is Kind.SWEEP:
             self._recent.swept(op.key, op.stamp, self._now())
-        else:
-            self._recent.wrote(op.key, op.stamp, self._now())
+        elif not is_share(op.key):
+            self._recent.wrote(op.key, op.stamp, self._now(), fenced=True)
 
     def _others_changed(self, keys: list[str] | None) -> None:
         """Redis told of changes that others made."""
@@ -372,7 +411,7 @@ class Runtime:
 
     def _stamp_at(self, moment: float) -> Stamp:
         ms = self._surroundings.wall_ms() - int((self._now() - moment) * 1000)
-        return make_stamp(max(ms, 0), 0, self.node_id)
+        return make_stamp(max(ms, 0), 0, NOBODY)
 
     def _catch_up(self, since: float) -> None:
         """Somebody cannot hear from Redis what this instance has changed there: tell the peers."""
@@ -456,6 +495,7 @@ class Runtime:
             self._became_dirty()
         elif event.ops:
             self.memory.observe(max(op.stamp for op in event.ops))
+            self.memory.counted_in_redis(event.ops)
         if self.memory.refused_stamps:
             self.warn_once(
                 "skew",
@@ -470,6 +510,8 @@ class Runtime:
             self._membership.update()
         if lost_redis:
             self._catch_up(now - _TOLD_TOO_LATE)
+            if self._membership is not None:
+                self._membership.look()  # so may this one have, without knowing
 
     def _count_in_or_out(self, event: PeerJoined | PeerLeft | PeerModeChanged) -> None:
         now, peer = self._now(), event.peer

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from ..redis.connect import open_link
 from ..redis.link import Link
+from ..redis.url import Place
 from ..udp import Address, UdpSocket
 
 __all__ = ["DatagramSocket", "OpenLink", "Surroundings"]
@@ -46,7 +47,7 @@ class DatagramSocket(Protocol):
 class OpenLink(Protocol):
     """Opens a way to Redis; see :func:`~meshcache.redis.connect.open_link`."""
 
-    def __call__(self, url: str, *, timeout: float, connections: int = ...) -> Link:
+    def __call__(self, place: Place, *, timeout: float, connections: int = ...) -> Link:
         """A link for the event loop that runs now."""
         ...
 

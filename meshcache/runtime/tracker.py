@@ -13,10 +13,7 @@ import anyio
 
 from ..errors import RedisCommandError, Unavailable
 from ..near import Near
-from ..redis.names import Names
-from ..redis.tls import Tls
-from ..redis.tracking import Broken, TrackedConnection, TrackedLink, open_tracked, start_tracking
-from ..redis.url import Endpoint
+from ..redis.tracking import Broken, Tracked, TrackedLink, Way
 
 __all__ = ["Tracker"]
 
@@ -34,9 +31,7 @@ class Tracker:
     Args:
         near: told of every change, and of tracking itself.
         link: gets the connection while it is good, for writes.
-        endpoint: where Redis is.
-        names: the keys.
-        timeout: the longest wait for one reply, in seconds.
+        way: how the connection is opened.
         is_alive: asks Redis over another connection.  What that means for the mode is not decided here.
         redis_answers: whether the mode says so.
         changed: told of the keys that somebody else changed, None for all.
@@ -51,9 +46,7 @@ class Tracker:
         *,
         near: Near,
         link: TrackedLink,
-        endpoint: Endpoint,
-        names: Names,
-        timeout: float,
+        way: Way,
         is_alive: Callable[[], Awaitable[bool]],
         redis_answers: Callable[[], bool],
         changed: Callable[[list[str] | None], None],
@@ -62,10 +55,7 @@ class Tracker:
         self.tried = anyio.Event()
         self._near = near
         self._link = link
-        self._endpoint = endpoint
-        self._tls = Tls(endpoint.tls)
-        self._names = names
-        self._timeout = timeout
+        self._way = way
         self._is_alive = is_alive
         self._redis_answers = redis_answers
         self._changed = changed
@@ -114,15 +104,13 @@ class Tracker:
 
     async def _track(self) -> None:
         """Track until the connection breaks.  Raises ``Unavailable`` or ``RedisCommandError`` if it cannot begin."""
-        connection = await open_tracked(
-            self._endpoint, self._tls, self._names, self, self._link.identity, timeout=self._timeout
-        )
+        connection = await self._way.open(self)
         refused: Unavailable | RedisCommandError | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._receive, connection, tasks.cancel_scope)
                 try:
-                    await start_tracking(connection, self._endpoint, self._names, self._link.identity)
+                    await self._way.start(connection)
                 except (Unavailable, RedisCommandError) as error:
                     refused = error  # not raised here: a task group would wrap it
                 else:
@@ -137,16 +125,16 @@ class Tracker:
         if refused is not None:
             raise refused
 
-    async def _receive(self, connection: TrackedConnection, scope: anyio.CancelScope) -> None:
+    async def _receive(self, connection: Tracked, scope: anyio.CancelScope) -> None:
         await connection.run()
         scope.cancel()
 
-    async def _ask_again_and_again(self, connection: TrackedConnection) -> None:
+    async def _ask_again_and_again(self, connection: Tracked) -> None:
         """Ends when there is no answer in time."""
         while connection.is_open:
             await anyio.sleep(_HEALTH_INTERVAL)
             try:
-                await connection.call([("PING",)])
+                await connection.check()
             except (Unavailable, Broken):
                 return
 

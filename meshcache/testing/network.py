@@ -7,18 +7,19 @@ through their five verbs and nothing else.
 from __future__ import annotations
 
 import heapq
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from math import inf
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from ..mesh.node import MeshEvent, Node
 from ..mesh.settings import Address
 
-__all__ = ["Host", "Network", "Packet", "Weather"]
+__all__ = ["Carrier", "Host", "Network", "Packet", "Receiver", "Weather"]
 
 _BUSY: Final = 1000
 """A timer that fires so often at one moment would burn a processor in earnest."""
@@ -134,45 +135,47 @@ class Host:
             self._network.call_at(deadline - self.clock_ahead, lambda: self.wake(deadline))
 
 
-class Network:
-    """Carries packets between hosts.
+class Receiver(Protocol):
+    """What a carrier brings packets to."""
+
+    address: Address
+
+    def receive(self, data: bytes, sender: Address) -> None:
+        """A datagram arrives."""
+        ...
+
+
+class Carrier(ABC):
+    """Carries packets, in its weather.  Has no clock of its own.
 
     Args:
         seed: everything random follows from it.
         weather: how packets are treated; may be changed at any time.
 
     Attributes:
-        now: the time, in seconds; moves only in :meth:`run` and :meth:`run_until`.
         accepts: asked for each packet before the weather is; False drops it.
         packets: every packet that was sent, while ``recording``.
+        hosts: who is reached at which address.
     """
 
     def __init__(self, seed: int = 0, weather: Weather | None = None) -> None:
-        self.now = 1000.0
         self.random = Random(seed)  # noqa: S311 - repeatable on purpose
         self.weather = weather or Weather()
         self.accepts: Callable[[Packet], bool] = lambda _: True
         self.recording = False
         self.packets: list[Packet] = []
-        self.hosts: dict[Address, Host] = {}
-        self._calls: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = count()
+        self.hosts: dict[Address, Receiver] = {}
         self._severed: dict[Address, set[Address]] = defaultdict(set)
 
-    def attach(self, node: Node, address: Address, clock_ahead: float = 0.0) -> Host:
-        """Run a node at this address."""
-        host = self.hosts[address] = Host(self, node, address, clock_ahead)
-        host.pump()
-        return host
-
-    def detach(self, host: Host) -> None:
+    def detach(self, host: Receiver) -> None:
         """Take a host off at once, as a crash does: nothing more is sent, nothing arrives."""
         del self.hosts[host.address]
 
-    def sever(self, sources: Iterable[Host], destinations: Iterable[Host]) -> None:
+    def sever(self, sources: Iterable[Receiver], destinations: Iterable[Receiver]) -> None:
         """Drop every packet from any of the ones to any of the others: a one-way partition."""
+        addresses = {host.address for host in destinations}
         for source in sources:
-            self._severed[source.address].update(host.address for host in destinations)
+            self._severed[source.address] |= addresses
 
     def heal(self) -> None:
         """End all partitions."""
@@ -197,7 +200,39 @@ class Network:
             if host is not None:
                 host.receive(packet.data, packet.source)
 
-        self.call_at(self.now + delay, arrive)
+        self.call_after(delay, arrive)
+
+    @abstractmethod
+    def call_after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Do something later."""
+
+
+class Network(Carrier):
+    """Carries packets between hosts.
+
+    Args:
+        seed: everything random follows from it.
+        weather: how packets are treated; may be changed at any time.
+
+    Attributes:
+        now: the time, in seconds; moves only in :meth:`run` and :meth:`run_until`.
+    """
+
+    def __init__(self, seed: int = 0, weather: Weather | None = None) -> None:
+        super().__init__(seed, weather)
+        self.now = 1000.0
+        self._calls: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+
+    def attach(self, node: Node, address: Address, clock_ahead: float = 0.0) -> Host:
+        """Run a node at this address."""
+        host = self.hosts[address] = Host(self, node, address, clock_ahead)
+        host.pump()
+        return host
+
+    def call_after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Do something later."""
+        self.call_at(self.now + seconds, call)
 
     def call_at(self, moment: float, call: Callable[[], None]) -> None:
         """Do something at a moment of this network's clock."""

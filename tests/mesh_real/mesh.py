@@ -54,6 +54,11 @@ class MeshHost(Host):
         table = ["table inet mesh", "delete table inet mesh", "table inet mesh {", "chain in {", *chain, "}", "}", ""]
         self.run("nft", "-f", "-", stdin="\n".join(table))
 
+    def drop_multicast(self) -> None:
+        """Let no multicast arrive here."""
+        rules = "table inet quiet { chain in { type filter hook input priority 0; ip daddr 224.0.0.0/4 drop; }; }"
+        self.run("nft", "-f", "-", stdin=rules)
+
     def lose(self, percent: int) -> None:
         """Drop so many of 100 datagrams that arrive, by chance."""
         self.drop(f"numgen random mod 100 < {percent}")

@@ -76,6 +76,15 @@ class MeshWorker(Worker):
         await self.cache.set_many({f"{prefix}:{n}": f"{prefix}:{n}".ljust(size, ".") for n in range(count)})
         return {"began": began}
 
+    async def meet(self, addresses: list[str], timeout: float) -> Mapping[str, Any]:
+        """Wait until the peers are at these IP addresses and nowhere else: where they were last, and whether it was so."""
+        deadline = time.monotonic() + timeout
+        while (at := sorted(peer.host for peer in self.cache.peers)) != sorted(addresses):
+            if time.monotonic() > deadline:
+                break
+            await anyio.sleep(0.02)
+        return {"met": at == sorted(addresses), "at": at}
+
     async def root(self) -> Mapping[str, Any]:
         """The mesh's own hash of what is known here, which costs nothing to ask for, and when it was so."""
         runtime: Any = self.cache._runtime

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshcache.arguments import MAX_KEY_BYTES, check_key, check_keys, check_pattern, ttl_to_ms
+from meshcache.arguments import MAX_KEY_BYTES, check_amount, check_key, check_keys, check_pattern, ttl_to_ms
 
 HUNDRED_YEARS = 100 * 366 * 86_400
 
@@ -23,7 +23,7 @@ class Name(StrEnum):
 
 
 @pytest.mark.parametrize("check", [check_key, check_pattern])
-@pytest.mark.parametrize("key", ["a", "é", "\0", " ", "a b\n", "x" * 1024, "é" * 512, "😀" * 256, Name.USER])
+@pytest.mark.parametrize("key", ["a", "é", "\1", "a\0", " ", "a b\n", "x" * 1024, "é" * 512, "😀" * 256, Name.USER])
 def test_any_text_of_1_to_1024_bytes_is_a_key(check: Callable[[object], str], key: str) -> None:
     assert check(key) == key
 
@@ -34,6 +34,8 @@ def test_any_text_of_1_to_1024_bytes_is_a_key(check: Callable[[object], str], ke
         ("", ValueError, "must not be empty"),
         ("x" * 1025, ValueError, "at most 1024 bytes, not 1025"),
         ("é" * 513, ValueError, "at most 1024 bytes, not 1026"),
+        ("\0", ValueError, "must not begin with a zero byte"),
+        ("\0key", ValueError, "must not begin with a zero byte"),
         ("\ud800", ValueError, "encodable as UTF-8"),
         (b"bytes", TypeError, "must be str, not bytes"),
         (None, TypeError, "must be str, not NoneType"),
@@ -54,7 +56,7 @@ def test_a_key_that_is_taken_fits_into_a_datagram(text: str) -> None:
     try:
         key = check_key(text)
     except ValueError:
-        assert not text or max(text) > "\ud7ff" or len(text.encode()) > MAX_KEY_BYTES
+        assert not text or text[0] == "\0" or max(text) > "\ud7ff" or len(text.encode()) > MAX_KEY_BYTES
     else:
         assert 0 < len(key.encode()) <= MAX_KEY_BYTES
 
@@ -130,3 +132,14 @@ def test_a_ttl_out_of_range_is_refused(ttl: Any) -> None:
 def test_a_ttl_of_another_type_is_refused(ttl: Any) -> None:
     with pytest.raises(TypeError, match="seconds or a timedelta, not"):
         ttl_to_ms(ttl)
+
+
+def test_an_amount_is_an_int_of_64_bit() -> None:
+    for amount in (0, 1, -1, 2**63 - 1, -(2**63)):
+        assert check_amount(amount) == amount
+    for amount in (2**63, -(2**63) - 1):
+        with pytest.raises(ValueError, match="an amount must fit into 64 bit"):
+            check_amount(amount)
+    for wrong in (1.0, "1", True, None):
+        with pytest.raises(TypeError, match="an amount must be int"):
+            check_amount(wrong)

@@ -75,6 +75,33 @@ def test_msgpack_gives_back_what_it_took(value: Any) -> None:
     assert codec.decode(codec.encode(value)) == value
 
 
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_an_int_is_written_as_redis_counts_it(number: int) -> None:
+    for name in ("msgpack", "json"):
+        codec = CODECS[name]()
+        assert codec.encode(number) == b"%d" % number
+        assert codec.decode(b"%d" % number) == number
+
+
+@given(msgpack_values.filter(lambda value: not isinstance(value, int) or isinstance(value, bool)))
+def test_nothing_but_an_int_looks_like_one_in_msgpack(value: Any) -> None:
+    data = MsgpackCodec().encode(value)
+    assert data == msgpack.packb(value, datetime=True)
+    assert not data.removeprefix(b"-").isdigit()
+
+
+def test_other_ints_of_msgpack() -> None:
+    codec = MsgpackCodec()
+    assert codec.encode(Level.HIGH) == b"3"
+    assert codec.decode(codec.encode(2**64 - 1)) == 2**64 - 1
+    assert codec.decode(codec.encode(True)) is True
+    assert codec.decode(codec.encode([48, -5])) == [48, -5]
+    assert codec.decode(b"-") == 45  # msgpack, from another program
+    for data in (b"--5", b"5-", b"1 ", b"1" * 5000):
+        with pytest.raises(CodecError):
+            codec.decode(data)
+
+
 @given(json_values)
 def test_json_gives_back_what_it_took(value: Any) -> None:
     codec = JsonCodec()

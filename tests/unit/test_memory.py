@@ -154,6 +154,17 @@ def test_ttl_right_after_the_write_is_the_one_that_was_given(now: float, ttl_ms:
     assert run(instance.tier.ttl_ms("key")) == ttl_ms
 
 
+def test_what_follows_a_new_time_to_live_is_newer(instance: Instance, tier: MemoryTier) -> None:
+    """In the same millisecond, too: a stamp just above the value's own must not be met again by the next write."""
+    for _ in range(3):
+        assert run(tier.set("key", b"value", None))
+        assert run(tier.expire("key", 1000))
+        assert run(tier.delete(["key"])) == 1
+        assert run(tier.get("key")) is None
+    stamps = [op.stamp for op in instance.published]
+    assert stamps == sorted(set(stamps))
+
+
 def test_expire_gives_a_new_time_to_live_and_tells_the_value_with_it(instance: Instance, tier: MemoryTier) -> None:
     run(tier.set("key", b"value", 1_000))
     assert run(tier.expire("key", 9_000)) is True
@@ -509,3 +520,18 @@ def test_values_in_doubt_are_forgotten_and_deletes_are_not(instance: Instance, t
     assert tier.op("deleted", False, instance.now) is not None
     assert tier.op("value", False, instance.now) is None
     assert [(op.kind, op.key) for op in tier.dirty(10)] == [(Kind.INVALIDATE, "value"), (Kind.DELETE, "deleted")]
+
+
+def test_a_sweep_that_redis_has_is_repeated_while_something_older_may_be_on_its_way_there(
+    instance: Instance, tier: MemoryTier
+) -> None:
+    """Nothing in Redis refuses what a sweep deleted: a set of a peer that is being brought there may arrive after it."""
+    assert tier.journal is not None
+    peers = HybridClock(99, lambda: 2_000)
+    sweep = Op(Kind.SWEEP, "a*", peers.tick())
+    tier.apply([sweep], in_redis=True)
+    assert not tier.journal
+    tier.apply([Op(Kind.SET, "key", peers.tick(), b"x")])
+    later = Op(Kind.SWEEP, "k*", peers.tick())
+    tier.apply([later], in_redis=True)
+    assert tier.journal.sweeps == {"k*": later.stamp}

@@ -106,6 +106,19 @@ def test_one_timeout_is_an_outage_if_nothing_else_is_under_way() -> None:
     assert machine().timed_out("slow", START, others_in_flight=0) is not None
 
 
+def test_calls_that_shared_a_connection_count_once_while_others_are_answered() -> None:
+    modes = machine(failure_threshold=3)
+    assert modes.timed_out("slow", START, others_in_flight=1) is None
+    for _ in range(100):
+        assert modes.timed_out("slow", START, others_in_flight=1, repeated=True) is None
+    assert modes.timed_out("slow", START, others_in_flight=1) is None
+    assert modes.timed_out("slow", START, others_in_flight=1) is not None
+
+
+def test_a_repeated_timeout_is_an_outage_as_well_if_nothing_else_is_under_way() -> None:
+    assert machine().timed_out("slow", START, others_in_flight=0, repeated=True) is not None
+
+
 def test_timeouts_of_the_last_outage_do_not_count_in_the_next_one() -> None:
     modes = machine()
     for _ in range(5):

@@ -42,6 +42,11 @@ class Instance:
         self.near.wrote((key,), self.near.writing((key,)), {key: value}, ttl)
 
 
+def read(instance: Instance, key: str) -> bytes | None:
+    entry = instance.near.recall(key, instance.now)
+    return None if entry is None else entry.value
+
+
 @pytest.fixture
 def instance() -> Instance:
     return Instance().opened()
@@ -49,19 +54,34 @@ def instance() -> Instance:
 
 def test_what_was_read_is_kept_for_stale_ttl(instance: Instance) -> None:
     instance.filled()
-    assert instance.near.read("key") == b"value"
+    assert read(instance, "key") == b"value"
     instance.now += STALE_TTL - 0.01
-    assert instance.near.read("key") == b"value"
+    assert read(instance, "key") == b"value"
     instance.now += 0.02
-    assert instance.near.read("key") is None
+    assert read(instance, "key") is None
     assert instance.near.hits == 2
+
+
+def test_a_read_of_many_keys_fills_as_many_reads_of_one(instance: Instance) -> None:
+    instance.filled("same")
+    instance.filled("gone")
+    instance.filled("other", b"old")
+    begun = instance.near.counter
+    instance.near.invalidate(["late"])
+    found = dict.fromkeys(("same", "new", "other", "late"), b"value")
+    instance.near.fill_all([*found, "gone"], found, begun)
+    assert [key for key in ("same", "new", "other", "late", "gone") if read(instance, key)] == ["same", "new"]
+    instance.near.lose_track()
+    instance.near.track()
+    instance.near.fill_all([*found], found, begun)
+    assert read(instance, "late") is None
 
 
 def test_a_key_that_is_read_again_lives_on(instance: Instance) -> None:
     for _ in range(10):
         instance.filled()
         instance.now += STALE_TTL / 2
-    assert instance.near.read("key") == b"value"
+    assert read(instance, "key") == b"value"
 
 
 @pytest.mark.parametrize(("ttl", "lives"), [(5.0, 5.0), (600.0, 600.0), (None, STALE_TTL)])
@@ -71,17 +91,17 @@ def test_what_was_written_keeps_its_ttl_also_when_it_is_read(
     instance.written(ttl=ttl)
     instance.filled()
     instance.now += lives - 0.01
-    assert instance.near.read("key") == b"value"
+    assert read(instance, "key") == b"value"
     instance.now += 0.02
-    assert instance.near.read("key") is None
+    assert read(instance, "key") is None
 
 
 def test_an_invalidation_takes_the_copy_out(instance: Instance) -> None:
     instance.filled("key")
     instance.filled("other")
     instance.near.invalidate(["key"])
-    assert instance.near.read("key") is None
-    assert instance.near.read("other") == b"value"
+    assert read(instance, "key") is None
+    assert read(instance, "other") == b"value"
     assert instance.near.invalidated == 1
 
 
@@ -97,9 +117,9 @@ def test_an_invalidation_that_overtakes_the_reply(instance: Instance) -> None:
     begun = instance.near.counter
     instance.near.invalidate(["key"])
     instance.near.fill("key", b"old", begun)
-    assert instance.near.read("key") is None
+    assert read(instance, "key") is None
     instance.near.fill("key", b"new", instance.near.counter)
-    assert instance.near.read("key") == b"new"
+    assert read(instance, "key") == b"new"
 
 
 def test_an_invalidation_that_is_remembered_no_more(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +128,7 @@ def test_an_invalidation_that_is_remembered_no_more(instance: Instance, monkeypa
     for key in ("key", "a", "b", "c"):
         instance.near.invalidate([key])
     instance.near.fill("key", b"old", begun)
-    assert instance.near.read("key") is None
+    assert read(instance, "key") is None
 
 
 def test_a_read_that_began_before_an_own_write(instance: Instance) -> None:
@@ -118,7 +138,7 @@ def test_a_read_that_began_before_an_own_write(instance: Instance) -> None:
     instance.near.wrote(("key",), number, {"key": b"new"}, None)
     instance.near.fill("key", b"old", before)
     instance.near.fill("key", b"old", meanwhile)
-    assert instance.near.read("key") == b"new"
+    assert read(instance, "key") == b"new"
 
 
 def test_of_own_writes_under_way_the_last_one_stays(instance: Instance) -> None:
@@ -127,14 +147,14 @@ def test_of_own_writes_under_way_the_last_one_stays(instance: Instance) -> None:
     begun = instance.near.counter
     instance.near.wrote(("key",), two, {"key": b"two"}, None)
     instance.near.fill("key", b"one", begun)
-    assert instance.near.read("key") == b"two"
+    assert read(instance, "key") == b"two"
 
 
 def test_a_foreign_write_while_an_own_one_is_under_way(instance: Instance) -> None:
     number = instance.near.writing(("key",))
     instance.near.invalidate(["key"])
     instance.near.wrote(("key",), number, {"key": b"mine"}, None)
-    assert instance.near.read("key") is None
+    assert read(instance, "key") is None
 
 
 def test_two_replies_that_differ_make_no_copy(instance: Instance) -> None:
@@ -142,13 +162,13 @@ def test_two_replies_that_differ_make_no_copy(instance: Instance) -> None:
     instance.near.fill("key", b"new", begun)
     instance.near.fill("key", b"old", begun)
     instance.near.fill("key", b"old", begun)
-    assert instance.near.read("key") is None
+    assert read(instance, "key") is None
 
 
 def test_a_miss_takes_the_copy_out(instance: Instance) -> None:
     instance.filled()
     instance.near.fill("key", None, instance.near.counter)
-    assert instance.near.read("key") is None
+    assert read(instance, "key") is None
 
 
 def test_a_stamped_write_wins_over_a_copy_and_no_copy_over_it(instance: Instance) -> None:
@@ -156,7 +176,7 @@ def test_a_stamped_write_wins_over_a_copy_and_no_copy_over_it(instance: Instance
     stamped = Op(Kind.SET, "key", make_stamp(NOW_MS, 0, 2), b"stamped")
     instance.memory.apply([stamped])
     instance.filled(value=b"read")
-    assert instance.near.read("key") is None  # the way of a dirty key is not through here
+    assert read(instance, "key") is None  # the way of a dirty key is not through here
     assert instance.store.get("key", instance.now) == b"stamped"
     assert instance.store.copies == 0
 
@@ -165,7 +185,7 @@ def test_no_copy_of_a_dirty_key_that_memory_gave_up(instance: Instance) -> None:
     instance.memory.apply([Op(Kind.SET, "key", make_stamp(NOW_MS, 0, 2), b"stamped")])
     instance.store.clear()
     instance.filled()
-    assert instance.near.read("key") is None
+    assert read(instance, "key") is None
 
 
 def test_nothing_is_kept_while_changes_are_not_told() -> None:
@@ -208,8 +228,8 @@ def test_a_delete_by_pattern(instance: Instance) -> None:
     instance.filled("page:1")
     instance.near.forget("user:*")
     instance.near.fill("user:2", b"old", begun)
-    assert instance.near.read("user:1") is instance.near.read("user:2") is None
-    assert instance.near.read("page:1") == b"value"
+    assert read(instance, "user:1") is read(instance, "user:2") is None
+    assert read(instance, "page:1") == b"value"
 
 
 # -- everything at once
@@ -300,7 +320,7 @@ class World:
 
     def begin_read(self) -> None:
         key = self.key()
-        if self.near.read(key) is None:
+        if self.near.recall(key, self.instance.now) is None:
             self.reads.append(Read(key, self.near.counter))
 
     def run_read(self) -> None:
@@ -399,9 +419,11 @@ class World:
 
     def check_acknowledged(self) -> None:
         for key in self.KEYS:
-            copy = self.instance.memory.copy(key)
-            if copy is not None:
-                assert self.rank_of[copy] >= self.acknowledged[key], f"{key}: older than an acknowledged own write"
+            copy = self.instance.store.copy(key, self.instance.now)
+            if copy is not None and copy.value is not None:
+                assert self.rank_of[copy.value] >= self.acknowledged[key], (
+                    f"{key}: older than an acknowledged own write"
+                )
 
     def settle(self) -> None:
         while self.to_redis or self.orphans or self.tried_again:
@@ -413,14 +435,14 @@ class World:
             self.receive()
             self.wake()
         for key in self.KEYS:
-            copy = self.instance.memory.copy(key)
-            assert copy is None or copy == self.values.get(key), f"{key}: not what Redis has"
+            copy = self.instance.store.copy(key, self.instance.now)
+            assert copy is None or copy.value == self.values.get(key), f"{key}: not what Redis has"
         while self.reads:  # replies that come after everything
             self.run_read()
             self.end_read()
         for key in self.KEYS:
-            copy = self.instance.memory.copy(key)
-            assert copy is None or copy == self.values.get(key), f"{key}: an old reply was kept"
+            copy = self.instance.store.copy(key, self.instance.now)
+            assert copy is None or copy.value == self.values.get(key), f"{key}: an old reply was kept"
 
 
 @pytest.mark.parametrize("first", range(0, 400, 100))

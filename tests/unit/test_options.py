@@ -36,6 +36,7 @@ def test_the_defaults_are_those_that_the_docs_promise() -> None:
     assert {name: getattr(options, name) for name in NAMES} == {
         "namespace": "meshcache",
         "secret": None,
+        "credential_provider": None,
         "codec": "msgpack",
         "default_ttl": None,
         "op_timeout": 0.25,
@@ -250,7 +251,8 @@ ENVIRONMENT = {
 
 
 def test_every_option_has_a_variable() -> None:
-    assert list(ENVIRONMENT) == ["url", *NAMES]
+    assert list(ENVIRONMENT) == ["url", *(name for name in NAMES if name != "credential_provider")]
+    assert Options.environment({"MESHCACHE_CREDENTIAL_PROVIDER": "os.getcwd"}) == {}
     environ = {f"MESHCACHE_{name.upper()}": f" {text} " for name, (text, _) in ENVIRONMENT.items()}
     arguments = Options.environment(environ)
     assert arguments == {name: value for name, (_, value) in ENVIRONMENT.items()}

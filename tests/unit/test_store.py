@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from meshcache.buckets import Buckets, Version
 from meshcache.stamp import Kind, Op, Stamp, make_stamp
-from meshcache.store import ENTRY_OVERHEAD_BYTES, MAX_SWEEPS, Entry, Store, add_sweep
+from meshcache.store import ENTRY_OVERHEAD_BYTES, MAX_SWEEPS, NOT_DECODED, Entry, Store, add_sweep
 
 NOW = 1000.0
 TOMBSTONE_TTL = 20.0
@@ -48,6 +48,72 @@ def expire_all(store: Store, now: float) -> None:
 @pytest.fixture
 def store() -> Store:
     return Store(max_entries=100, max_bytes=1_000_000, tombstone_ttl=TOMBSTONE_TTL)
+
+
+# -- reading
+
+
+def test_recall_counts_what_it_finds_and_no_miss(store: Store) -> None:
+    assert store.recall("key", NOW) is None
+    store.apply(put(1, expires_at=NOW + 5), NOW)
+    entry = store.recall("key", NOW)
+    assert entry is not None
+    assert entry.value == b"value"
+    assert store.recall("key", NOW + 5) is None
+    store.apply(delete(2), NOW)
+    assert store.recall("key", NOW) is None
+    assert (store.hits, store.misses) == (1, 0)
+
+
+def shared(store: Store, key: str = "key") -> Entry:
+    """An entry with a decoded value of 1 000 bytes."""
+    entry = store.peek(key, NOW)
+    assert entry is not None
+    store.share(entry, "decoded", 1000)
+    assert entry.decoded == "decoded"
+    return entry
+
+
+CHANGES: dict[str, Callable[[Store], object]] = {
+    "written": lambda store: store.apply(put(2, value=b"other"), NOW),
+    "deleted": lambda store: store.apply(delete(2), NOW),
+    "expired": lambda store: store.expire(NOW + 61, 10),
+    "found expired": lambda store: store.peek("key", NOW + 61),
+}
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_a_decoded_value_goes_with_the_value(store: Store, change: str) -> None:
+    store.apply(put(1, expires_at=NOW + 60), NOW)
+    without = store.bytes
+    shared(store)
+    assert store.bytes == without + 1000
+    CHANGES[change](store)
+    entry = store.peek("key", NOW)
+    assert entry is not None
+    assert entry.decoded is NOT_DECODED
+    assert store.bytes == ENTRY_OVERHEAD_BYTES + len("key") + len(entry.value or b"")
+
+
+@pytest.mark.parametrize("value", [b"value", b"other", b""])
+def test_a_decoded_value_goes_with_the_value_of_a_copy(store: Store, value: bytes) -> None:
+    store.put_copy("key", b"value", NOW + 60, now=NOW)
+    entry = shared(store)
+    assert store.put_copy("key", value, NOW + 90, now=NOW, newest=True)
+    assert entry.decoded is NOT_DECODED
+    assert store.bytes == ENTRY_OVERHEAD_BYTES + len("key") + len(value)
+    shared(store)
+    store.drop_copy("key")
+    assert store.bytes == 0
+
+
+def test_what_is_shared_counts_towards_the_bound() -> None:
+    store = Store(max_entries=10, max_bytes=3 * ENTRY_OVERHEAD_BYTES + 100, tombstone_ttl=TOMBSTONE_TTL)
+    store.apply(put(1, "a"), NOW)
+    store.apply(put(2, "b"), NOW)
+    shared(store, "a")
+    store.apply(put(3, "c"), NOW)
+    assert [key for key in "abc" if store.peek(key, NOW)] == ["b", "c"]
 
 
 # -- the newest write wins

@@ -20,6 +20,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from typing import IO, Any, Literal
 
+from ...interfaces import LocalAddress
 from .board import InstanceView, Unmet
 
 __all__ = ["Answer", "Fleet", "Instance", "Pending", "loopback_multicast_works", "worker_command"]
@@ -239,29 +240,9 @@ class Fleet:
 
 def loopback_multicast_works() -> bool:
     """Whether mDNS can work on loopback: a multicast datagram comes back, and port 5353 may be shared."""
-    group = "224.0.0.251"
-    try:
-        with _udp_socket() as mdns, _udp_socket() as probe:
-            mdns.bind(("", 5353))
-            probe.bind(("", 0))
-            membership = socket.inet_aton(group) + socket.inet_aton(LOOPBACK)
-            probe.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
-            probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(LOOPBACK))
-            probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
-            probe.settimeout(0.3)
-            token = secrets.token_bytes(16)
-            probe.sendto(token, (group, probe.getsockname()[1]))
-            return probe.recv(64) == token
-    except OSError:
-        return False
+    from ...doctor.host import multicast_is_heard, why_mdns_port_is_not_shared
 
-
-def _udp_socket() -> socket.socket:
-    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "SO_REUSEPORT"):
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    return made
+    return why_mdns_port_is_not_shared() is None and multicast_is_heard(LocalAddress("loopback", 0, LOOPBACK))
 
 
 def _free_udp_ports(count: int) -> list[int]:

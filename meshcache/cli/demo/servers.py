@@ -145,10 +145,10 @@ class GivenServer:
             endpoint = parse_url(url)
         except ConfigError as error:
             raise NoServer(f"--redis-{error}") from error
-        if endpoint.scheme != "redis":
+        if not isinstance(endpoint, Endpoint) or endpoint.scheme != "redis":
             raise NoServer(
                 "--redis-url: the demo cuts the way to the server, and can do so for redis:// only, "
-                f"not for {endpoint.scheme}://"
+                f"not for {url.partition('://')[0].lower()}://"
             )
         self.where = endpoint.name
         self._client = _client(endpoint)

@@ -114,6 +114,8 @@ def test_every_call(cache: BlockingMeshCache) -> None:
     assert cache.exists("a", "b", "nothing") == 2
     assert cache.expire("a", 30)
     assert cache.ttl("a") == 30
+    assert cache.incr("b", 5, ttl=60) == 7
+    assert cache.decr("b") == cache.get("b") == 6
     assert sorted(cache.keys()) == ["a", "b", "c", "d"]
     assert sorted(cache.scan("[ab]")) == ["a", "b"]
     assert cache.delete("a", "nothing") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import anyio
 import pytest
 
 from meshcache import MeshCache, Mode
@@ -118,6 +119,7 @@ async def test_one_that_comes_back_late_overwrites_nothing_that_is_newer(
         lone_cache(redis_server.url, codec="text") as one,
         lone_cache(proxy.url, codec="text") as two,
     ):
+        await in_mode(Mode.REDIS, one, two)  # a slow machine starts them in memory
         proxy.refuse()
         for key in ("plain", "swept", "deleted", "ours"):
             await two.set(key, "old")
@@ -126,12 +128,51 @@ async def test_one_that_comes_back_late_overwrites_nothing_that_is_newer(
         await one.set("swept", "x")
         await one.delete_match("swept")
         await one.delete("deleted")
+        assert one.mode is Mode.REDIS
         proxy.forward()
-        await in_mode(Mode.REDIS, two)
+        await in_mode(Mode.REDIS, one, two)
         for cache in (one, two):
             assert await cache.get("plain") in ("new", None)
             assert await cache.get("swept") is None
             assert await cache.get("deleted") is None
+
+
+async def test_a_new_time_to_live_makes_no_old_value_the_newest(redis_server: RedisServer, proxy: OutageProxy) -> None:
+    """It is given in the moment before a write of the one that is cut off arrives."""
+    async with mesh(redis_server.url, proxy.url, codec="text") as (one, two):
+        await cut_off(two, proxy, [one])
+        await one.set("key", "old")
+        await reads([two], "key", "old")
+        await anyio.sleep(0.002)  # a later millisecond: the next write is newer by its stamp alone
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(two.set, "key", "new")
+            tasks.start_soon(one.expire, "key", 100)
+        await reads([one, two], "key", "new")
+        proxy.forward()
+        await in_mode(Mode.REDIS, two)
+        assert await one.get("key") == await two.get("key") == "new"
+
+
+async def test_a_new_time_to_live_in_an_outage(redis_server: RedisServer, proxy: OutageProxy) -> None:
+    async with mesh(proxy.url, proxy.url, codec="text") as (one, two):
+        await one.set("copied", "by one")
+        proxy.refuse()
+        await one.get("whatever")
+        await two.get("whatever")
+        await one.set("written", "here")
+        await reads([two], "written", "here")
+        assert await two.expire("written", 50)
+        assert await one.expire("copied", 50)
+        assert 0 < await one.ttl("copied") <= 50
+
+        async def told() -> bool:
+            return 0 < await one.ttl("written") <= 50
+
+        await eventually(told)
+        proxy.forward()
+        await in_mode(Mode.REDIS, one, two)
+        assert 0 < await one.ttl("written") <= 50
+        assert await one.ttl("copied") == -2  # what it is now nobody can say: it was deleted
 
 
 async def test_writes_are_plain_again_once_everybody_is_back(redis_server: RedisServer, proxy: OutageProxy) -> None:
@@ -207,6 +248,21 @@ async def test_it_tells_what_others_changed_too(redis_server: RedisServer, anyio
         await other.get("whatever")
         await in_mode(Mode.REDIS, other)
         assert await other.get("deleted") is None
+
+
+async def test_who_wrote_last_may_be_gone_when_redis_forgets(redis_server: RedisServer) -> None:
+    """This instance had written the key before, with a stamp, and the snapshot has that: it must go all the same."""
+    async with mesh(redis_server.url, redis_server.url, codec="text") as (one, two):
+        await one.set("key", "first")
+        snapshot(redis_server)
+        await two.set("key", "second")
+        await eventually(lambda: one.stats()["near_invalidated"] >= 1)
+        redis_server.kill()
+        await two.aclose()
+        redis_server.start()
+        await one.get("whatever")
+        await in_mode(Mode.REDIS, one)
+        assert await one.get("key") in ("second", None)
 
 
 async def test_a_write_that_was_given_up_does_not_arrive_after_a_newer_one(

@@ -22,6 +22,7 @@ class Wires:
         tracked_delay: the same, on the tracked connection.
         mute_tracked: whether nothing passes on the tracked connection any more, in either direction.
         refuse_tracked: whether a connection is cut as soon as it shows that it wants to be the tracked one.
+        lose_replies: so many of the next pieces that Redis sends are lost, and their connections are cut.
         tracked: how many tracked connections there have been.
     """
 
@@ -30,6 +31,7 @@ class Wires:
         self.tracked_delay: Callable[[], float] | None = None
         self.mute_tracked = False
         self.refuse_tracked = False
+        self.lose_replies = 0
         self.tracked = 0
         self.port = free_port()
         self._target = (host, port)
@@ -92,6 +94,9 @@ class Wires:
         with contextlib.suppress(OSError):
             while data := server.recv(65_536):
                 self._wait_while_mute(is_tracked)
+                if self.lose_replies:
+                    self.lose_replies -= 1
+                    break
                 delay = self.tracked_delay if is_tracked else self.reply_delay
                 if delay is not None:
                     time.sleep(delay())

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import sys
 
@@ -41,4 +42,5 @@ async def main(namespace: str, interfaces: list[str] | None, mdns: list[str] | N
 
 
 if __name__ == "__main__":
+    logging.basicConfig()
     anyio.run(lambda: main(**json.loads(sys.argv[1])))

@@ -29,6 +29,8 @@ class Found(list[tuple[str, int]]):
 @pytest.fixture
 def quick_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meshcache.discovery.static._ROUND_SECONDS", 0.05)
+    monkeypatch.setattr("meshcache.discovery.names._ROUND_SECONDS", 0.05)
+    monkeypatch.setattr("meshcache.discovery.names._RETRY_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [item for ip in answer for item in real(ip, port, type=socket.SOCK_DGRAM)]
 
-    monkeypatch.setattr("meshcache.discovery.static.socket.getaddrinfo", resolve)
+    monkeypatch.setattr("meshcache.discovery.names.socket.getaddrinfo", resolve)
     yield known
     for answer in known.values():
         if isinstance(answer, threading.Event):

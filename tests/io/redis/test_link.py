@@ -14,6 +14,7 @@ import pytest
 
 from meshcache.errors import RedisCommandError, Unavailable
 from meshcache.redis.link import Link, Server
+from meshcache.redis.probe import end_connections
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
 from tests.support import eventually, free_port
@@ -330,9 +331,8 @@ async def test_a_connection_given_up_can_be_named_and_killed(own_server: RedisSe
     link, other = opened(own_server.url, timeout=0.1), opened(own_server.url)
     await other.execute("CLIENT", "PAUSE", 10_000, "WRITE")
     await outage(lambda: link.execute("SET", "key", "too late"), timed_out=True)
-    for client_id in link.identity.abandoned:
-        await other.execute("CLIENT", "KILL", "ID", client_id)
     assert link.identity.abandoned
+    await end_connections(other, link.identity.abandoned)
     await other.execute("CLIENT", "UNPAUSE")
     assert await other.execute("EXISTS", "key") == 0
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from meshcache.errors import Unavailable
 from meshcache.redis.link import Link
 from meshcache.testing.server import RedisServer
+from tests.io.certificates import Authority
 from tests.support import eventually_sync, free_port
 
 pytestmark = pytest.mark.anyio
@@ -24,40 +19,24 @@ Opened = Callable[..., Link]
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a self-signed certificate of 127.0.0.1, and its key."""
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the certificates of an authority, a server and a client."""
     directory = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "meshcache test")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (directory / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (directory / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    authority = Authority(directory)
+    authority.issue("server")
+    authority.issue("client")
     return directory
 
 
 @pytest.fixture(scope="module")
-def tls(certificate: Path) -> Iterator[tuple[RedisServer, int]]:
+def tls(certificates: Path) -> Iterator[tuple[RedisServer, int]]:
     """A server, and the port where it speaks TLS and asks for a client's certificate only if there is one."""
     port = free_port()
     options = {
         "--tls-port": str(port),
-        "--tls-cert-file": str(certificate / "cert.pem"),
-        "--tls-key-file": str(certificate / "key.pem"),
-        "--tls-ca-cert-file": str(certificate / "cert.pem"),
+        "--tls-cert-file": str(certificates / "server.crt"),
+        "--tls-key-file": str(certificates / "server.key"),
+        "--tls-ca-cert-file": str(certificates / "authority.pem"),
         "--tls-auth-clients": "optional",
     }
     try:
@@ -71,9 +50,9 @@ def tls(certificate: Path) -> Iterator[tuple[RedisServer, int]]:
         yield server, port
 
 
-async def test_tls(tls: tuple[RedisServer, int], certificate: Path, opened: Opened) -> None:
+async def test_tls(tls: tuple[RedisServer, int], certificates: Path, opened: Opened) -> None:
     _, port = tls
-    link = opened(f"rediss://127.0.0.1:{port}/1?ssl_ca_certs={certificate}/cert.pem")
+    link = opened(f"rediss://127.0.0.1:{port}/1?ssl_ca_certs={certificates}/authority.pem")
     value = b"x" * 500_000
     assert await link.execute("SET", "k", value) == b"OK"
     assert await link.execute("GET", "k") == value
@@ -82,12 +61,12 @@ async def test_tls(tls: tuple[RedisServer, int], certificate: Path, opened: Open
     assert await link.execute("GET", "k") == value
 
 
-async def test_tls_with_a_client_certificate(tls: tuple[RedisServer, int], certificate: Path, opened: Opened) -> None:
+async def test_tls_with_a_client_certificate(tls: tuple[RedisServer, int], certificates: Path, opened: Opened) -> None:
     server, port = tls
     server.client().config_set("tls-auth-clients", "yes")
     try:
-        ours = f"ssl_ca_certs={certificate}/cert.pem"
-        own = f"ssl_certfile={certificate}/cert.pem&ssl_keyfile={certificate}/key.pem"
+        ours = f"ssl_ca_certs={certificates}/authority.pem"
+        own = f"ssl_certfile={certificates}/client.crt&ssl_keyfile={certificates}/client.key"
         assert await opened(f"rediss://127.0.0.1:{port}?{ours}&{own}").execute("PING") == b"PONG"
         with pytest.raises(Unavailable) as caught:
             await opened(f"rediss://127.0.0.1:{port}?{ours}").execute("PING")
@@ -98,14 +77,16 @@ async def test_tls_with_a_client_certificate(tls: tuple[RedisServer, int], certi
 
 async def test_tls_without_trust(tls: tuple[RedisServer, int], opened: Opened) -> None:
     _, port = tls
-    with pytest.raises(Unavailable, match=r"its TLS certificate is not trusted \(self.signed certificate\)"):
+    with pytest.raises(
+        Unavailable, match=r"its TLS certificate is not trusted \(self.signed certificate in certificate chain\)"
+    ):
         await opened(f"rediss://127.0.0.1:{port}").execute("PING")
     assert await opened(f"rediss://127.0.0.1:{port}?ssl_cert_reqs=none").execute("PING") == b"PONG"
 
 
-async def test_tls_of_another_name(tls: tuple[RedisServer, int], certificate: Path, opened: Opened) -> None:
+async def test_tls_of_another_name(tls: tuple[RedisServer, int], certificates: Path, opened: Opened) -> None:
     _, port = tls
-    trusted = f"ssl_ca_certs={certificate}/cert.pem"
+    trusted = f"ssl_ca_certs={certificates}/authority.pem"
     with pytest.raises(Unavailable, match="its TLS certificate is not trusted"):
         await opened(f"rediss://localhost:{port}?{trusted}").execute("PING")
     link = opened(f"rediss://localhost:{port}?{trusted}&ssl_check_hostname=false")
@@ -126,7 +107,7 @@ async def test_no_tls_to_a_server_with(tls: tuple[RedisServer, int], opened: Ope
 
 async def test_tls_files_that_are_not_there(tls: tuple[RedisServer, int], opened: Opened) -> None:
     _, port = tls
-    with pytest.raises(Unavailable, match="the ssl_… options of the URL do not work: No such file"):
+    with pytest.raises(Unavailable, match="the ssl_… options do not work: No such file"):
         await opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs=/no/such/file.pem").execute("PING")
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -325,3 +326,100 @@ def test_a_busy_proxy_may_see_its_end_before_it_is_woken_for_it(echo: Echo) -> N
 
     wire._loop._waker = SlowWaker()  # type: ignore[assignment]
     wire.close()
+
+
+def test_half_open_passes_requests_on_and_holds_back_replies(wire: OutageProxy, echo: Echo) -> None:
+    with connected(wire) as connection:
+        ask(connection, b"before")
+        wire.half_open()
+        connection.sendall(b"heard")
+        eventually_sync(lambda: echo.received == b"beforeheard")
+        assert silent(connection)
+        wire.forward()
+        assert connection.recv(16) == b"heard"
+
+
+def test_half_open_for_new_connections(wire: OutageProxy, echo: Echo) -> None:
+    wire.half_open()
+    with connected(wire) as connection:
+        connection.sendall(b"hello")
+        eventually_sync(lambda: echo.received == b"hello")
+        assert silent(connection)
+        wire.forward()
+        assert connection.recv(16) == b"hello"
+
+
+def test_a_reset_forgets_the_replies_that_half_open_held_back(wire: OutageProxy, echo: Echo) -> None:
+    wire.half_open()
+    with connected(wire) as connection:
+        connection.sendall(b"hello")
+        eventually_sync(lambda: echo.received == b"hello")
+        wire.reset()
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+    eventually_sync(lambda: wire.connections == 0)
+
+
+def test_slow_is_late_in_both_directions(wire: OutageProxy) -> None:
+    wire.slow(0.1)
+    with connected(wire) as connection:
+        began = time.monotonic()
+        assert ask(connection, b"hello") == b"hello"
+        assert 0.2 <= time.monotonic() - began < 1.0
+
+
+def test_slow_delays_each_byte_by_the_same(wire: OutageProxy) -> None:
+    """What is sent one after the other arrives one after the other, and not each after a delay of its own."""
+    wire.slow(0.2)
+    with connected(wire) as connection:
+        began = time.monotonic()
+        for number in range(20):
+            connection.sendall(b"%02d" % number)
+            time.sleep(0.005)
+        answer = b""
+        while len(answer) < 40:
+            answer += connection.recv(64)
+        assert answer == b"".join(b"%02d" % number for number in range(20))
+        assert 0.4 <= time.monotonic() - began < 1.5
+
+
+def test_slow_passes_on_much_at_once_and_the_end(wire: OutageProxy) -> None:
+    data = bytes(range(256)) * 20_000  # 5 MB
+    wire.slow(0.1)
+    with connected(wire) as connection:
+        sender = threading.Thread(target=lambda: (connection.sendall(data), connection.shutdown(socket.SHUT_WR)))
+        sender.start()
+        answer = bytearray()
+        while chunk := connection.recv(2**20):
+            answer += chunk
+        sender.join()
+        assert answer == data
+    eventually_sync(lambda: wire.connections == 0)
+
+
+def test_what_was_slow_is_passed_on_at_forward_and_held_back_in_silence(wire: OutageProxy, echo: Echo) -> None:
+    wire.slow(60)
+    with connected(wire) as connection:
+        connection.sendall(b"hello")
+        eventually_sync(lambda: wire.connections == 1)
+        wire.silence()
+        assert silent(connection)
+        assert echo.received == b""
+        wire.forward()
+        assert connection.recv(16) == b"hello"
+
+
+@pytest.mark.parametrize("delay", [0, -1, float("inf"), float("nan")])
+def test_slow_takes_seconds(wire: OutageProxy, delay: float) -> None:
+    with pytest.raises(ValueError, match="number of seconds"):
+        wire.slow(delay)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+def test_the_server_sees_the_source() -> None:
+    with (
+        RedisServer(arguments=("--protected-mode", "no")) as server,
+        OutageProxy(server.host, server.port, source="127.0.0.7") as wire,
+        redis.Redis.from_url(wire.url) as client,
+    ):
+        assert client.client_info()["addr"].startswith("127.0.0.7:")

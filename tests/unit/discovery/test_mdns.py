@@ -8,7 +8,7 @@ import pytest
 from zeroconf import ServiceInfo
 
 from meshcache.discovery.base import Announcement
-from meshcache.discovery.mdns import SERVICE_TYPE, Mdns, _multicast_addresses, _Session, _Site, namespace_digest
+from meshcache.discovery.mdns import SERVICE_TYPE, Mdns, _Session, _Site, multicast_addresses, namespace_digest
 from meshcache.interfaces import LocalAddress
 
 ME = Announcement(0xA1, "gateway", ("10.0.0.1",), 7001)
@@ -69,7 +69,7 @@ def test_one_address_an_interface_is_spoken_from_ipv4_first() -> None:
         LocalAddress("eth0", 2, "10.0.0.6"),
         LocalAddress("eth1", 3, "2001:db8:1::5"),
     ]
-    assert _multicast_addresses(here) == ("10.0.0.5", "2001:db8:1::5")
+    assert multicast_addresses(here) == ("10.0.0.5", "2001:db8:1::5")
 
 
 def test_shows_its_interfaces() -> None:

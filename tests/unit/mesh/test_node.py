@@ -8,7 +8,7 @@ import pytest
 
 from meshcache.events import Mode, PeerModeChanged
 from meshcache.mesh.errors import Reason
-from meshcache.mesh.node import ForeignKey
+from meshcache.mesh.node import ClockTold, ForeignKey
 from meshcache.mesh.seal import MeshKey, Sealer
 from meshcache.mesh.settings import Limits
 from meshcache.mesh.wire import Bye, Challenge, Echo, Heartbeat, Hello, Ops, encode
@@ -611,3 +611,30 @@ def test_counters(network: Network) -> None:
     assert b.node.counters.ops_in == 1
     assert {f"dropped_{reason}" for reason in Reason} < set(after)
     assert all(type(value) is int for value in after.values())
+
+
+# -- what a doctor asks
+
+
+def test_a_peer_tells_what_its_clock_says(network: Network) -> None:
+    a, b = add_host(network, 1), add_host(network, 2, wall_ms=lambda: 1_700_000_000_000)
+    mute = add_host(network, 3)
+    meet(network, a, b, mute)
+    a.node.ask_clocks(a.now)
+    a.pump()
+    assert network.run_until(lambda: [event for event in a.events if isinstance(event, ClockTold)], 1.0) < 0.1
+    (told,) = (event for event in a.events if isinstance(event, ClockTold))
+    assert (told.node_id, told.wall_ms) == (2, 1_700_000_000_000)
+    assert 0 < told.round_trip < 0.1
+    network.run(1.0)
+    assert len([event for event in a.events if isinstance(event, ClockTold)]) == 1
+
+
+def test_addresses_from_which_nobody_answers_are_known(network: Network) -> None:
+    a, b = add_host(network, 1), add_host(network, 2)
+    introduce(a, b, a)
+    a.node.add_candidate(("10.0.0.99", 7000), a.now)
+    a.pump()
+    assert a.node.silent == []
+    network.run(3.0)
+    assert a.node.silent == [("10.0.0.99", 7000)]

@@ -8,6 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from meshcache.arguments import MAX_KEY_BYTES
 from meshcache.buckets import Version
 from meshcache.events import Mode
 from meshcache.mesh.errors import BadDatagram, Reason
@@ -16,6 +17,7 @@ from meshcache.mesh.wire import (
     FRAGMENT_BYTES,
     MIN_BODY_BYTES,
     AskBucket,
+    AskClock,
     AskDigest,
     Bye,
     Challenge,
@@ -30,6 +32,7 @@ from meshcache.mesh.wire import (
     Nack,
     Ops,
     TellBucket,
+    TellClock,
     TellDigest,
     decode,
     encode,
@@ -39,10 +42,12 @@ from meshcache.mesh.wire import (
     names_that_fit,
     versions_that_fit,
 )
+from meshcache.shares import PREFIX_BYTES
 from meshcache.stamp import Kind, Op, make_stamp
 from meshcache.standings import NEVER, Standing
 
 STAMP = make_stamp(1_700_000_000_000, 3, 2**64 - 1)
+LONGEST = "k" * (MAX_KEY_BYTES + PREFIX_BYTES)
 NONCE, OTHER = bytes(range(16)), b"\xff" * 16
 BIG = 2**63 - 1
 
@@ -58,13 +63,15 @@ FRAMES: list[Frame] = [
     Gap(0, BIG),
     AskDigest(),
     TellDigest(bytes(range(256)) * 4),
-    AskBucket(127, BIG, "k" * 1024, True),
+    AskBucket(127, BIG, LONGEST, True),
     AskBucket(0, 0, "", False),
-    TellBucket(127, BIG, True, (Version("k" * 1024, STAMP), Version("*", STAMP, True))),
+    TellBucket(127, BIG, True, (Version(LONGEST, STAMP), Version("*", STAMP, True))),
     TellBucket(0, 0, False, ()),
-    Fetch(("k" * 1024, "a"), ("*",)),
+    Fetch((LONGEST, "a"), ("*",)),
     Fragment(BIG, STAMP, 0, 900, b"piece", "key", 160.0),
     Fragment(0, STAMP, 899, 900, b"p" * FRAGMENT_BYTES),
+    AskClock(BIG),
+    TellClock(0, 1_700_000_000_000),
     Bye(),
     Ops(
         BIG,
@@ -119,7 +126,7 @@ def test_a_value_that_does_not_fit_becomes_an_invalidation() -> None:
 
 def test_the_longest_key_can_always_be_deleted() -> None:
     for kind in (Kind.DELETE, Kind.INVALIDATE, Kind.SWEEP):
-        op = Op(kind, "k" * 1024, STAMP)
+        op = Op(kind, LONGEST, STAMP)
         body = encode(Ops(BIG, (op,)), 0.0)
         assert len(body) <= MAX_BODY_BYTES
         assert decode(body, 0.0) == Ops(BIG, (op,))
@@ -146,16 +153,16 @@ def test_what_a_newer_version_adds_is_let_be() -> None:
 
 
 def test_pieces_fill_their_datagrams_and_never_more() -> None:
-    for key in ("k", "k" * 1024):
+    for key in ("k", LONGEST):
         pieces = fragments(Op(Kind.SET, key, STAMP, b"v" * 50_000, 160.0))
         bodies = [encode(piece._replace(number=BIG), 0.0) for piece in pieces]
         assert all(len(body) <= MAX_BODY_BYTES for body in bodies)
         assert all(len(body) > MAX_BODY_BYTES - 20 for body in bodies[:-1])
 
 
-@pytest.mark.parametrize("key", ["k", "k" * 50, "k" * 1024, "é" * 512])
+@pytest.mark.parametrize("key", ["k", "k" * 50, "é" * 512, LONGEST])
 def test_as_many_names_and_versions_as_are_said_to_fit_do(key: str) -> None:
-    names = [f"{key[:-4]}{n:04}"[-1024:] if len(key) > 4 else f"{n}" for n in range(300)]
+    names = [f"{key[:-4]}{n:04}"[-len(LONGEST) :] if len(key) > 4 else f"{n}" for n in range(300)]
     fit = names_that_fit(names)
     assert 0 < fit < 300
     assert len(encode(Fetch(tuple(names[:fit]), ()), 0.0)) <= MAX_BODY_BYTES
@@ -243,7 +250,7 @@ def test_malformed(body: bytes) -> None:
     ("place", "value"),
     [
         (0, 0), (0, 4), (0, -1), (0, 2.0), (0, True), (0, None), (0, [2]),
-        (1, ""), (1, b"k"), (1, 5), (1, "k" * 1025), (1, None),
+        (1, ""), (1, b"k"), (1, 5), (1, LONGEST + "k"), (1, None),
         (2, b""), (2, STAMP[:15]), (2, STAMP + b"x"), (2, "s" * 16), (2, None),
         (3, -1), (3, 1.5), (3, None), (3, True), (3, 2**60),
         (4, "v"), (4, None), (4, 1), (4, [b"v"]),

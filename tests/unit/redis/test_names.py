@@ -53,7 +53,7 @@ def test_a_key_is_found_again(namespace: str, key: str) -> None:
 @given(NAMESPACES, KEYS)
 def test_a_fence_is_in_the_slot_of_its_key(namespace: str, key: str) -> None:
     names = Names(namespace)
-    assert slot(names.fence(key)) == slot(names.key(key))
+    assert slot(names.fence(key)) == slot(names.shares(key)) == slot(names.key(key))
 
 
 @given(NAMESPACES, KEYS, NAMESPACES, KEYS)
@@ -65,8 +65,8 @@ def test_two_keys_have_two_fences(namespace: str, key: str, other_namespace: str
 @given(NAMESPACES, NAMESPACES, KEYS)
 def test_what_is_kept_beside_is_outside_every_pattern(namespace: str, other_namespace: str, key: str) -> None:
     one, two = Names(namespace), Names(other_namespace)
-    kept = [one.fence(key), one.mesh_key, one.sweeps, one.probe]
-    assert len(set(kept)) == 4
+    kept = [one.fence(key), one.shares(key), one.mesh_key, one.sweeps, one.probe]
+    assert len(set(kept)) == 5
     for redis_key in kept:
         assert two.strip(redis_key) is None
         assert not matcher(two.pattern("*").decode())(redis_key.decode())

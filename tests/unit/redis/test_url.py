@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshcache.errors import ConfigError
-from meshcache.redis.url import Endpoint, check_url, parse_url, redact
+from meshcache.redis.url import ClusterEndpoint, Endpoint, SentinelEndpoint, check_url, parse_url, redact
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,37 @@ from meshcache.redis.url import Endpoint, check_url, parse_url, redact
         ),
         ("unix:///run/redis.sock", Endpoint(scheme="unix", path="/run/redis.sock")),
         ("unix://ada:pw@/a%20b?db=4", Endpoint(scheme="unix", path="/a b", db=4, username="ada", password="pw")),
+        (
+            "redis+sentinel://a,b:1,[::1]:2/mymaster",
+            SentinelEndpoint(
+                sentinels=(
+                    Endpoint(scheme="redis", host="a", port=26_379),
+                    Endpoint(scheme="redis", host="b", port=1),
+                    Endpoint(scheme="redis", host="::1", port=2),
+                ),
+                service="mymaster",
+                master=Endpoint(scheme="redis"),
+            ),
+        ),
+        (
+            "rediss+sentinel://ada:pw@a/my%20master/3?sentinel_password=spw&ssl_ca_certs=/ca.pem",
+            SentinelEndpoint(
+                sentinels=(
+                    Endpoint(scheme="rediss", host="a", port=26_379, password="spw", tls={"ssl_ca_certs": "/ca.pem"}),
+                ),
+                service="my master",
+                master=Endpoint(scheme="rediss", db=3, username="ada", password="pw", tls={"ssl_ca_certs": "/ca.pem"}),
+            ),
+        ),
+        (
+            "redis+cluster://:p,w@a,b:1/0",
+            ClusterEndpoint(
+                seeds=(
+                    Endpoint(scheme="redis", host="a", password="p,w", in_cluster=True),
+                    Endpoint(scheme="redis", host="b", port=1, password="p,w", in_cluster=True),
+                )
+            ),
+        ),
     ],
 )
 def test_what_is_taken(url: str, endpoint: Endpoint) -> None:
@@ -53,8 +84,18 @@ def test_what_is_taken(url: str, endpoint: Endpoint) -> None:
         (6379, "must be text"),
         (None, "must be text"),
         (b"redis://h", "must be text"),
-        ("redis+sentinel://a,b/mymaster/0", "redis\\+sentinel:// comes with a later version"),
-        ("redis+cluster://a,b", "redis\\+cluster:// comes with a later version"),
+        ("redis+sentinel://a,b", "name the service"),
+        ("redis+sentinel://a,b/", "name the service"),
+        ("redis+sentinel://a,b/mymaster/x", "database must be a number"),
+        ("redis+sentinel://a,b:0/mymaster", "1 to 65535"),
+        ("redis+sentinel://a,b:port/mymaster", "host and port cannot be read"),
+        ("redis+sentinel://:pa/ss@a,b/mymaster", "percent-encoded"),
+        ("redis+sentinel://a/mymaster?ssl_ca_certs=/x", "needs rediss\\+sentinel://"),
+        ("unix+sentinel://a/mymaster", "must begin with redis://"),
+        ("redis+cluster://a,b/1", "no database but 0"),
+        ("redis+cluster://a,b?db=2", "no database but 0"),
+        ("redis+cluster://a?sentinel_password=x", "is not an option of this URL"),
+        ("redis://a,b", "several hosts need redis\\+sentinel://"),
         ("redis://h:0", "1 to 65535"),
         ("redis://h:65536", "host and port cannot be read"),
         ("redis://h:port", "host and port cannot be read"),
@@ -94,6 +135,9 @@ def test_what_is_refused(url: str, problem: str) -> None:
         "unix://:{}@/s",
         "redis://h?password={}",
         "rediss://h?ssl_password={}&nix=1",
+        "redis+sentinel://:{}@a,b:1/mymaster",
+        "redis+sentinel://a,b/mymaster?sentinel_password={}",
+        "redis+cluster://ada:{}@a,b:1",
         "{}@h",
         "ada:{}",
     ],
@@ -114,18 +158,37 @@ def test_redact_shows_the_rest() -> None:
     assert redact("rediss://h?ssl_ca_certs=/ca.pem") == "rediss://h?ssl_ca_certs=/ca.pem"
 
 
+def test_redact_shows_several_hosts() -> None:
+    url = "redis+sentinel://ada:pw@a,b:1/mymaster/0?sentinel_password=pw"
+    assert redact(url) == "redis+sentinel://ada:***@a,b:1/mymaster/0?sentinel_password=***"
+    assert redact("redis+cluster://a:1,b:2") == "redis+cluster://a:1,b:2"
+
+
 def test_names_for_logs() -> None:
     assert parse_url("redis://h:1").name == "h:1"
     assert parse_url("redis://[::1]").name == "[::1]:6379"
     assert parse_url("unix:///run/redis.sock").name == "/run/redis.sock"
+    assert parse_url("redis+sentinel://a,b/mymaster").name == "the master of mymaster"
+    assert parse_url("redis+cluster://a,b:1").name == "the cluster at a:6379, b:1"
 
 
-@given(st.text(max_size=60) | st.text(max_size=40).map(lambda rest: f"redis://{rest}"))
+SCHEMES = st.sampled_from(["redis", "rediss", "unix", "redis+sentinel", "rediss+cluster"])
+
+
+@given(st.text(max_size=60) | st.builds("{}://{}".format, SCHEMES, st.text(max_size=40)))
 def test_any_text_is_taken_or_refused(url: str) -> None:
     redact(url)
     try:
         endpoint = parse_url(url)
     except ConfigError:
         return
-    assert endpoint.host
-    assert 0 < endpoint.port < 65_536
+    match endpoint:
+        case SentinelEndpoint():
+            endpoints = endpoint.sentinels
+        case ClusterEndpoint():
+            endpoints = endpoint.seeds
+        case _:
+            endpoints = (endpoint,)
+    for endpoint in endpoints:
+        assert endpoint.host
+        assert 0 < endpoint.port < 65_536

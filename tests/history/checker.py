@@ -1,0 +1,249 @@
+"""The judgement: were the reads after a time of trouble the truth, given every call that was made?
+
+A read after healing may be a miss.  Otherwise it must be a value that somebody wrote to that key, and at least as new as
+the newest acknowledged write or delete of it.  "Newer" is real time, of one clock for all processes: a value is a *lie* if
+its write had ended before an acknowledged write or delete of the key began.  Calls that overlap may be in either order.
+
+Not certain, so never held against anybody:
+
+- a call without an answer (its process was killed): its write may have happened, at any time up to healing;
+- a ``set`` with ``nx`` or ``xx`` that said False: if only the reply was lost, it wrote all the same;
+- an ``expire``: in an outage it writes the value that its instance knows once more;
+- a write that memory acknowledged, of an instance that was killed before a peer can have heard of it.
+
+What may not enter: I/O, a clock, randomness, anything of meshcache.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import accumulate
+from math import inf
+from typing import Any
+
+from .records import REDIS, Call, History, Read
+from .story import describe, grouped, second, tell, tell_call
+
+__all__ = ["Interval", "Violation", "heard_until", "judge", "kept", "stale_reads"]
+
+SLACK = 0.002
+"""Stamps count milliseconds: of two writes that follow each other faster than this, in seconds, either may win."""
+
+_LASTING = 100.0
+"""A value with such a time to live, in seconds, outlives every run."""
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Something that must not be.
+
+    Attributes:
+        kind: ``lie``, ``never written``, ``too early``, ``counter`` or ``raised``.
+        key: the key.
+        why: one sentence.
+        story: what happened to the key, in the order of time.
+    """
+
+    kind: str
+    key: str
+    why: str
+    story: str = field(repr=False, default="")
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.key}: {self.why}\n{self.story}".rstrip()
+
+
+def judge(history: History) -> list[Violation]:
+    """Everything that must not be; empty if all is well."""
+    keys = _by_key(history)
+    violations = [
+        Violation("raised", call.key, f"{call.what} on {call.instance} raised {call.error}", tell_call(history, call))
+        for call in history.calls
+        if call.error
+    ]
+    for facts in sorted(keys.values(), key=lambda facts: facts.key):
+        if facts.increments:
+            violations += _counter(history, facts)
+        else:
+            violations += _reads_in_the_run(history, facts)
+            violations += _final_reads(history, facts)
+    return violations
+
+
+def stale_reads(history: History) -> int:
+    """How many reads in the run gave a value although a newer write had been acknowledged before.
+
+    Not wrong in an outage, when instances learn of each other's writes a moment later; a measure of that moment.
+    """
+    return sum(_stale_of_key(facts) for facts in _by_key(history).values())
+
+
+def kept(history: History) -> tuple[int, int]:
+    """Of how many keys the newest write was a ``set`` that nothing overlapped, and how many of those Redis still has.
+
+    A cache that forgets everything tells no lies; this says that it did not.
+    """
+    count = found = 0
+    in_redis = {read.key: read.value for read in history.reads if read.where == REDIS}
+    for facts in _by_key(history).values():
+        newest = max((call for call in facts.calls if call.may_write), key=lambda call: call.ended, default=None)
+        if newest is None or newest.what != "set" or not newest.is_certain_write or newest.ttl < _LASTING:
+            continue
+        if any(call is not newest and call.may_write and call.ended > newest.began for call in facts.calls):
+            continue
+        count += 1
+        found += in_redis.get(facts.key) == newest.value
+    return count, found
+
+
+def heard_until(
+    began: float, killed: float, own: Iterable[Interval], others: Iterable[Iterable[Interval]], grace: float
+) -> float:
+    """Until when what an instance wrote must have been heard by some peer before it was killed.
+
+    Args:
+        began: when it could first speak.
+        killed: when it was killed.
+        own: when it could not speak freely: it was paused, or its datagrams were dropped.
+        others: the same of each other instance; also while it was dead.
+        grace: how long it takes to be heard for certain, in seconds.
+
+    Returns:
+        A moment; ``-inf`` if nothing was heard for certain.
+    """
+    trouble = list(own)
+    best = -inf
+    for other in others:
+        free = began
+        for start, end in sorted([*trouble, *other, (killed, inf)]):
+            until = min(start, killed)
+            if until - free >= grace:
+                best = max(best, until - grace)
+            free = max(free, end)
+    return best
+
+
+# -- the facts of a key
+
+
+@dataclass(slots=True)
+class _Facts:
+    key: str
+    calls: list[Call] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    writers: dict[Any, Call] = field(default_factory=dict)
+    certain: list[Call] = field(default_factory=list)
+
+    def settled(self, write: Call) -> float:
+        """When this write had taken its place for good."""
+        if not write.is_certain_write:
+            return inf
+        return max(
+            [write.ended, *(call.ended for call in self.calls if call.what == "expire" and call.answer is not False)]
+        )
+
+    @property
+    def increments(self) -> list[Call]:
+        return [call for call in self.calls if call.what == "incr"]
+
+
+def _by_key(history: History) -> dict[str, _Facts]:
+    facts: dict[str, _Facts] = {}
+    sweeps = [call for call in history.calls if call.what == "delete_match"]
+    for call in history.calls:
+        if call.what != "delete_match":
+            facts.setdefault(call.key, _Facts(call.key)).calls.append(call)
+    for read in history.reads:
+        facts.setdefault(read.key, _Facts(read.key)).reads.append(read)
+    for key, known in facts.items():
+        known.calls += [sweep for sweep in sweeps if sweep.concerns(key)]
+        known.calls.sort(key=lambda call: call.began)
+        known.writers = {call.value: call for call in known.calls if call.what == "set"}
+        known.certain = [call for call in known.calls if call.is_certain_write and not _died_with(history, call)]
+    return facts
+
+
+def _died_with(history: History, call: Call) -> bool:
+    """Whether only a process knew of this write that was killed before it told anybody for certain."""
+    return call.in_memory and call.ended > history.heard_until.get(call.instance, inf)
+
+
+# -- what is judged
+
+
+def _reads_in_the_run(history: History, facts: _Facts) -> list[Violation]:
+    found = []
+    for call in facts.calls:
+        if call.what != "get" or call.answer is None:
+            continue
+        write = facts.writers.get(call.answer)
+        if write is None:
+            why = f"{call.instance} read {call.answer!r}, which nobody ever wrote to it"
+            found.append(Violation("never written", facts.key, why, _story(history, facts, call.began)))
+        elif write.began > call.ended:
+            why = f"{call.instance} read {call.answer!r} before {write.instance} began to write it"
+            found.append(Violation("too early", facts.key, why, _story(history, facts, call.began)))
+    return found
+
+
+def _final_reads(history: History, facts: _Facts) -> list[Violation]:
+    where: dict[Any, list[str]] = defaultdict(list)
+    for read in facts.reads:
+        if read.value is not None and read.where not in where[read.value]:
+            where[read.value].append(read.where)
+    newest = max(facts.certain, key=lambda call: call.began, default=None)
+    found = []
+    for value, places in where.items():
+        write = facts.writers.get(value)
+        told = f"after healing {' and '.join(places)} read {value!r}"
+        if write is None:
+            found.append(
+                Violation("never written", facts.key, f"{told}, which nobody ever wrote to it", _story(history, facts))
+            )
+        elif newest is not None and newest.began > facts.settled(write) + SLACK:
+            why = (
+                f"{told}, which {write.instance} had written by {second(history, write.ended)}, "
+                f"before {newest.instance} began to {describe(newest)} at {second(history, newest.began)}"
+            )
+            found.append(Violation("lie", facts.key, why, _story(history, facts, write.began)))
+    return found
+
+
+def _counter(history: History, facts: _Facts) -> list[Violation]:
+    acknowledged = sum(call.value for call in facts.increments if call.ended < inf and not call.error)
+    attempted = sum(call.value for call in facts.increments)
+    is_exact = history.is_exact and not any(
+        call.what == "delete_match" and call.concerns(facts.key) for call in history.calls
+    )
+    found = []
+    for value, places in grouped((read.value or 0, read.where) for read in facts.reads):
+        told = f"after healing {' and '.join(places)} read {value}"
+        if not isinstance(value, int) or abs(value) > abs(attempted) or value * attempted < 0:
+            why = f"{told}, and increments of {attempted} in all were attempted"
+        elif is_exact and value != acknowledged:
+            why = f"{told}, and increments of {acknowledged} in all were acknowledged"
+        else:
+            continue
+        found.append(Violation("counter", facts.key, why, _story(history, facts)))
+    return found
+
+
+def _stale_of_key(facts: _Facts) -> int:
+    writes = sorted(facts.certain, key=lambda call: call.ended)
+    ends = [write.ended for write in writes]
+    newest = list(accumulate((write.began for write in writes), max))
+    count = 0
+    for call in facts.calls:
+        if call.what == "get" and call.answer is not None and (write := facts.writers.get(call.answer)) is not None:
+            before = bisect_left(ends, call.began)
+            count += before > 0 and newest[before - 1] > facts.settled(write) + SLACK
+    return count
+
+
+def _story(history: History, facts: _Facts, start: float = -inf) -> str:
+    return tell(history, facts.key, facts.calls, facts.reads, start)
