@@ -461,8 +461,7 @@ class MemoryTier:
 
     def without_copy(self, found: Mapping[str, bytes], ttl: float) -> list[str]:
         """Redis has these values: the keys of those of which there is no such copy with about so many seconds to live."""
-        expires_at, touch = self._now() + ttl, self.store.touch_copy
-        return [key for key, value in found.items() if not touch(key, value, expires_at)]
+        return self.store.without_copy(found, self._now() + ttl)
 
     def keep(self, key: str, value: bytes, ttl: float, *, newest: bool = False, ttl_known: bool = False) -> bool:
         """Redis has this value.  Not kept where a stamped write is known of the key, or one that Redis does not have yet.
