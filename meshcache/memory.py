@@ -163,6 +163,7 @@ class MemoryTier:
         """
         op = self.draft(Kind.SET, key, value, ttl_ms, began)
         if not self.is_outdated(key, began) and self.store.apply(op, self._now()):
+            self._counters_follow(op)
             self._mark(op, foreign=False)
             self._publish(op)
         return False
