@@ -25,7 +25,8 @@ class Codec(Protocol):
     """What ``MeshCache(codec=...)`` takes.
 
     Both methods raise :class:`~meshcache.errors.CodecError` (any other exception is turned into one).  ``decode`` must
-    return an object that no one else holds, unless it is immutable.
+    return an object that no one else holds, unless it is immutable.  It is called for each read, but for a small value of
+    an immutable type in memory once: ``bytes``, ``str``, ``int``, ``float``, ``bool``, ``None``, ``datetime``.
     """
 
     name: str

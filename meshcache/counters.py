@@ -100,11 +100,21 @@ class _Seen(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """A share as Redis has it, and since when that is known."""
+    """A share as Redis has it.
+
+    Attributes:
+        stamp: of its newest increment there.
+        share: what was added of it.
+        at: since when that is known.
+        until: when Redis may forget it.
+        is_plain: whether it was one increment that nobody was told of.
+    """
 
     stamp: Stamp
     share: Share
     at: float
+    until: float
+    is_plain: bool
 
 
 class Counters:
@@ -199,13 +209,12 @@ class Counters:
         for slot in count():
             if slot in busy:
                 continue
-            known = self._own(share_key(self._clock.node_id, slot, key), now)
-            if known is None and slot in told:
-                if way is Way.MEMORY:
-                    continue  # an outage begins a new series: what Redis had may be deleted, if it forgot
-                known = told[slot]
+            name = f"{self._own_prefix}{slot:0{SLOT_DIGITS}x}{key}"
+            known = self._own(name, now) or (told.get(slot) if way is Way.TOLD else None)
             if known is None or known.expires_at <= now:
-                return self._first(key, slot, amount, deadline, now + life)
+                if self._is_needed(name, now):
+                    continue
+                return self._first(name, amount, deadline, now + life)
             share = share_of(known).plus(amount)
             is_young = known.expires_at - now >= life / 2 or share_of(known).beyond_ms == 0
             if share is not None and is_young:
@@ -227,13 +236,16 @@ class Counters:
     # -- what Redis has
 
     def sent(self, op: Op, value: int, deadline: float, now: float, *, way: Way) -> Op:
-        """Redis has this increment, and gave this number of a counter that expires then: the share as peers may be told of it."""
+        """Redis has this increment, and gave this number of a counter that expires then: the share as peers are told of it."""
         until = deadline if deadline != inf else now + self._stale_ttl
         _put(self._seen, counter_of(op.key), _Seen(value, op.stamp, now, until, deadline))
+        if way is Way.PLAIN:
+            self._is_news(op, now, is_plain=True)
+            return op
         ends_at = min(op.expires_at, deadline)
         share = share_of(op)._replace(beyond_ms=_ms(deadline - ends_at))
         op = op._replace(expires_at=ends_at, value=pack_share(share))
-        if self._is_news(op, now) and way is Way.TOLD:
+        if self._is_news(op, now):
             self._tell(op)
         return op
 
@@ -281,13 +293,13 @@ class Counters:
             return _Base(entry.value, -inf, entry.expires_at)
         return _Base(entry.value, self._copies_until, entry.expires_at if entry.ttl_known else None)
 
-    def _is_news(self, op: Op, now: float) -> bool:
+    def _is_news(self, op: Op, now: float, *, is_plain: bool = False) -> bool:
         """Take note that Redis has this share; False if it is known to have more of it."""
         known = self._in_redis.get(op.key)
         if known is not None and known.stamp > op.stamp:
             return False
         try:
-            _put(self._in_redis, op.key, _Known(op.stamp, share_of(op), now))
+            _put(self._in_redis, op.key, _Known(op.stamp, share_of(op), now, op.expires_at, is_plain))
         except ValueError:
             return False  # a peer may say anything
         return True
@@ -304,17 +316,25 @@ class Counters:
             return share.sum - known.share.sum
         return share.sum
 
+    def _is_needed(self, name: str, now: float) -> bool:
+        """Whether Redis should go on knowing what it has of this own share: then a new series does not take its place.
+
+        If somebody brings an older delete there, it is what stays counted.
+        """
+        known = self._in_redis.get(name)
+        return known is not None and not known.is_plain and known.until > now
+
     def _own(self, name: str, now: float) -> Op | None:
         entry = self._store.peek(name, now)
         if entry is None or entry.value is None:
             return None
         return Op(Kind.SET, name, entry.stamp, entry.value, entry.expires_at)
 
-    def _first(self, key: str, slot: int, amount: int, deadline: float, latest: float) -> Op:
+    def _first(self, name: str, amount: int, deadline: float, latest: float) -> Op:
         stamp = self._clock.tick()
         ends_at = min(deadline, latest)
         share = Share(stamp, amount, _ms(deadline - ends_at))
-        return Op(Kind.SET, share_key(self._clock.node_id, slot, key), stamp, pack_share(share), ends_at)
+        return Op(Kind.SET, name, stamp, pack_share(share), ends_at)
 
 
 def _put(remembered: OrderedDict[str, T], key: str, value: T) -> None:

@@ -103,6 +103,11 @@ class Journal:
             del self._keys[key]
             self._foreign.discard(key)
 
+    def dismiss(self, key: str) -> None:
+        """There is nothing left that could be brought to Redis, and nothing there to be deleted for it: an old share."""
+        if self._keys.pop(key, None) is not None:
+            self._foreign.discard(key)
+
     def superseded(self, key: str, stamp: Stamp) -> None:
         """Redis has this write of the key, or a newer one: what is older is of no interest any more."""
         known = self._keys.get(key)

@@ -52,6 +52,8 @@ class MemoryTier:
         self.store = store
         self.counters = Counters(store, clock, count_life, stale_ttl)
         self.journal = journal
+        if journal is not None:
+            store.share_lost = journal.dismiss
         self.refused_stamps = 0
         self.node_id = clock.node_id
         self._clock = clock
@@ -161,6 +163,7 @@ class MemoryTier:
         """
         op = self.draft(Kind.SET, key, value, ttl_ms, began)
         if not self.is_outdated(key, began) and self.store.apply(op, self._now()):
+            self._counters_follow(op)
             self._mark(op, foreign=False)
             self._publish(op)
         return False
@@ -340,8 +343,12 @@ class MemoryTier:
                 continue  # its owner knows better
             elif self.store.apply(op, now):
                 self._counters_follow(op)
-                if not in_redis or (op.kind is not Kind.SWEEP and self.is_dirty(op.key)):
+                if not in_redis or self._may_be_overtaken(op):
                     self._mark(op, foreign=True)
+
+    def _may_be_overtaken(self, op: Op) -> bool:
+        """Whether this instance may be bringing something older to Redis just now.  A sweep leaves no fences that would refuse it."""
+        return bool(self.journal) if op.kind is Kind.SWEEP else self.is_dirty(op.key)
 
     def counted_in_redis(self, ops: Iterable[Op]) -> None:
         """Redis has those of these writes that are shares."""
@@ -449,6 +456,14 @@ class MemoryTier:
 
     # -- copies of what Redis has, kept while it answers; ``near`` says when
 
+    def has_copy(self, key: str, value: bytes, ttl: float) -> bool:
+        """Whether there is a copy with this value, and about so many seconds to live; then it is the most recently used."""
+        return self.store.touch_copy(key, value, self._now() + ttl)
+
+    def without_copy(self, found: Mapping[str, bytes], ttl: float) -> list[str]:
+        """Redis has these values: the keys of those of which there is no such copy with about so many seconds to live."""
+        return self.store.without_copy(found, self._now() + ttl)
+
     def keep(self, key: str, value: bytes, ttl: float, *, newest: bool = False, ttl_known: bool = False) -> bool:
         """Redis has this value.  Not kept where a stamped write is known of the key, or one that Redis does not have yet.
 
@@ -464,8 +479,6 @@ class MemoryTier:
         """
         now = self._now()
         expires_at = now + ttl
-        if not newest and self.store.touch_copy(key, value, expires_at):
-            return True  # the usual case: a key that is read again and again
         if self.journal and self.is_dirty(key):
             return True
         return self.store.put_copy(key, value, expires_at, now=now, newest=newest, ttl_known=ttl_known)

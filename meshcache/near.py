@@ -97,12 +97,29 @@ class Near:
             value: what was read; None for a miss.
             begun: what the counter was before the read was sent.
         """
+        if value is not None and self.is_open and self._memory.has_copy(key, value, self._stale_ttl):
+            return  # the usual case: a key that is read again and again
         if begun < self._floor or self._changed.get(key, 0) > begun or key in self._writing or not self.is_open:
             return
         if value is None:
             self._memory.store.drop_copy(key)
         elif not self._memory.keep(key, value, self._stale_ttl):
             self._change(key)  # another read found another value
+
+    def fill_all(self, keys: Iterable[str], found: Mapping[str, bytes], begun: int) -> None:
+        """:meth:`fill` of every key that was read.
+
+        Args:
+            keys: those asked.
+            found: the values.
+            begun: as there.
+        """
+        if self.is_open:
+            for key in self._memory.without_copy(found, self._stale_ttl):
+                self.fill(key, found[key], begun)
+            for key in keys:
+                if key not in found:
+                    self.fill(key, None, begun)
 
     # -- own writes
 

@@ -94,14 +94,17 @@ class Recent:
         if moment < self._others_since:
             newest = max([stamp_at(self._others_since), *map(stamp_at, self._others.values())])
             return [Op(Kind.SWEEP, MATCH_ALL, max([newest, *(op.stamp for op in self.own_since(moment))]))]
-        ops = self.own_since(moment)
-        known = {op.key for op in ops if op.kind is not Kind.SWEEP}
+        own = self.own_since(moment)
+        latest = {op.key: op.stamp for op in own if op.kind is not Kind.SWEEP}
         for key, at in reversed(self._others.items()):
             if at < moment:
                 break
-            if key not in known:
-                ops.append(Op(Kind.INVALIDATE, key, stamp_at(at)))
-        return ops
+            # Whoever changed it last: the server may have come back with the fence of the change before.
+            latest[key] = max(latest.get(key, stamp_at(at)), stamp_at(at))
+        return [
+            *(op for op in own if op.kind is Kind.SWEEP),
+            *(Op(Kind.INVALIDATE, key, stamp) for key, stamp in latest.items()),
+        ]
 
     def forget_before(self, moment: float) -> None:
         """What is older is of no interest any more."""

@@ -13,6 +13,7 @@ fixed when it begins.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import inf
 from struct import Struct
 from typing import Final, NamedTuple
@@ -124,8 +125,9 @@ def pack_share(share: Share) -> bytes:
     return _HEAD.pack(share.series, beyond) + b"%d" % share.sum
 
 
+@lru_cache(maxsize=1024)
 def unpack_share(data: bytes) -> Share:
-    """A share from its bytes.
+    """A share from its bytes.  Asked for the same ones several times in a row, all of them soon forgotten.
 
     Raises:
         ValueError: they are not those of a share.

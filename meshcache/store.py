@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from math import inf
 from typing import Any, Final
 
@@ -87,6 +87,7 @@ class Store:
         buckets: the versions of all entries, tombstones and sweeps, summed up; without the copies.
         copies: how many of the entries are copies of what Redis has.
         shares: the hidden keys of each counter's shares, tombstones too.
+        share_lost: told of each share whose value went.
     """
 
     def __init__(self, max_entries: int, max_bytes: int, tombstone_ttl: float) -> None:
@@ -101,6 +102,7 @@ class Store:
         self.buckets = Buckets()
         self.copies = 0
         self.shares: dict[str, set[str]] = {}
+        self.share_lost: Callable[[str], None] = lambda name: None
         self._sweeps: dict[str, Stamp] = {}
         self._newest_sweep = b""  # a newer write, so nearly every one, need not look at the patterns
         self._newest_evicted = b""
@@ -266,6 +268,18 @@ class Store:
             return None
         entries.move_to_end(key)
         return entry
+
+    def without_copy(self, found: Mapping[str, bytes], expires_at: float) -> list[str]:
+        """:meth:`touch_copy` for many keys; those of them for which it is not so."""
+        entries = self._entries
+        without: list[str] = []
+        for key, value in found.items():
+            entry = entries.get(key)
+            if entry is not None and entry.value == value and entry.ttl_known and not entry.stamp:
+                entries.move_to_end(key)
+            elif not self.touch_copy(key, value, expires_at):
+                without.append(key)
+        return without
 
     def touch_copy(self, key: str, value: bytes, expires_at: float) -> bool:
         """Whether there is a copy with this value, and about this long to live; makes it the most recently used entry."""
@@ -467,6 +481,8 @@ class Store:
         entry.expires_at = -inf
         self._calendar.remove(key, entry._due)
         entry._due = self._calendar.add(key, died_at + self._tombstone_ttl)
+        if is_share(key):
+            self.share_lost(key)
 
     def _drop(self, key: str, entry: Entry) -> None:
         del self._entries[key]
@@ -485,6 +501,7 @@ class Store:
             shares.discard(key)
             if not shares:
                 del self.shares[counter_of(key)]
+            self.share_lost(key)
 
     def _is_counted(self, key: str) -> bool:
         """Whether the key is that of a counter with shares, or hidden."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
@@ -100,11 +100,14 @@ class AsyncioLink(PackedLink):
     async def _round_trip(self, connection: _Connection, request: bytes, count: int) -> list[Any]:
         await connection.send_packed_command(request, check_health=False)
         replies = [await self._read(connection)]
+        next_reply = connection.next_reply
         while len(replies) < count:
-            if (reply := connection.received()) is NOT_ENOUGH_DATA:
-                replies.append(await self._read(connection))
-            else:
-                replies.append(as_reply(reply, self._server) if isinstance(reply, RedisError) else reply)
+            reply = next_reply()
+            if reply is NOT_ENOUGH_DATA:
+                reply = await self._read(connection)
+            elif isinstance(reply, RedisError):
+                reply = as_reply(reply, self._server)
+            replies.append(reply)
         return replies
 
     async def _read(self, connection: _Connection) -> Any:
@@ -158,9 +161,10 @@ class _Connection(AbstractConnection):
             self._writer.transport.abort()
         self._reader = self._writer = None
 
-    def received(self) -> Any:
-        """The next reply, if all of it is there; otherwise ``NOT_ENOUGH_DATA``.  An error reply is returned, not raised."""
-        return self._parser._reader.gets()  # type: ignore[attr-defined]
+    @property
+    def next_reply(self) -> Callable[[], Any]:
+        """Gives the next reply, if all of it is there; otherwise ``NOT_ENOUGH_DATA``.  An error reply is returned, not raised."""
+        return self._parser._reader.gets  # type: ignore[attr-defined, no-any-return]
 
     @property
     def is_closing(self) -> bool:

@@ -27,7 +27,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -80,7 +81,7 @@ class BatchLink:
         self._server = server
         self._timeout = timeout
         self._now = anyio.current_time
-        self._call: type[_FutureCall | _EventCall] = _EventCall
+        self._call: Callable[[], _Call] = _EventCall
         self._tasks: anyio.abc.TaskGroup | None = None  # while it runs
         self._alone = 0  # calls that were handed on
         self._queue: deque[_Call] = deque()
@@ -139,7 +140,8 @@ class BatchLink:
     async def run(self) -> None:
         """Coalesce until cancelled; then see to it that whoever waits has a reply."""
         if in_asyncio_task():
-            self._call, self._now = _FutureCall, asyncio.get_running_loop().time
+            loop = asyncio.get_running_loop()
+            self._call, self._now = partial(_FutureCall, loop=loop), loop.time
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             for _ in range(_LANES):

@@ -13,6 +13,8 @@
 -- Returns the fence, a string, if the counter was set or deleted after the series began: nothing is added.  Otherwise an array: the
 -- value, what remains of its time to live as PTTL says it, and, if the series is older than the fence, the fence.
 
+local SLACK = 15000  -- of the time for which it is remembered: a counter that is counted often costs less
+
 local fence = redis.call('GET', KEYS[2])
 local is_outdated = fence and newer(string.sub(fence, 1, 16), ARGV[2])
 if is_outdated and ARGV[7] ~= 'NOW' then return fence end
@@ -35,7 +37,7 @@ if not known or newer(ARGV[3], string.sub(known, 17, 32)) then
     end
   end
   local is_new = redis.call('HSET', KEYS[3], ARGV[1], ARGV[2] .. ARGV[3] .. ARGV[4]) == 1
-  if redis.call('PTTL', KEYS[3]) < tonumber(ARGV[5]) then
+  if redis.call('PTTL', KEYS[3]) < ARGV[5] - SLACK then
     redis.call('PEXPIRE', KEYS[3], ARGV[5])
   end
   if is_new and redis.call('HLEN', KEYS[3]) % 64 == 0 then
@@ -45,5 +47,6 @@ if not known or newer(ARGV[3], string.sub(known, 17, 32)) then
     end
   end
 end
-if not value or math.abs(value) >= 2^53 then value = redis.call('GET', KEYS[1]) or 0 end  -- Lua's numbers are doubles
+if not value then value = tonumber(redis.call('GET', KEYS[1]) or 0) or 0 end
+if math.abs(value) >= 2^53 then value = redis.call('GET', KEYS[1]) end  -- Lua's numbers are doubles
 return {value, left, is_outdated and fence or nil}

@@ -84,7 +84,7 @@ async def count(
         Unavailable: it may have been counted.
         RedisCommandError: it is no integer, or would not fit into 64 bit; or the user may not.
     """
-    (reply,) = await _COUNT.run(link, [_command(names, op, now, life_ms, ttl_ms, "NOW")])
+    reply = await _COUNT.run_one(link, _command(names, op, now, life_ms, ttl_ms, "NOW"))
     if is_forbidden(reply):
         return await _count_without_script(link, names.key(counter_of(op.key)), amount, ttl_ms)
     if isinstance(reply, RedisCommandError):

@@ -3,7 +3,9 @@
 -- KEYS[1] the key                 KEYS[2] its fence               KEYS[3] its shares, if it is a counter; see count.lua
 -- ARGV[1] stamp (16 bytes) and kind (1 byte) of this write: its fence
 -- ARGV[2] how long the fence is kept, in ms
--- ARGV[3] 'NX': only if there is no such key; 'XX': only if there is one; else ''
+-- ARGV[3] 'NX': only if there is no such key; 'XX': only if there is one; 'AGAIN': a plain write that was given up may have
+--         replaced what stands here: also if this very write was applied already, and where a newer one was, the key is deleted,
+--         for its value may be that of the plain write; else ''
 -- ARGV[4] the value; absent: delete the key
 -- ARGV[5] the value's time to live in ms; absent: for ever
 --
@@ -23,13 +25,20 @@ if string.byte(ARGV[1], 17) == INVALIDATE and string.sub(ARGV[1], 9, 16) == NOBO
 end
 
 local condition = ARGV[3]
-if condition ~= '' then
+if condition == 'NX' or condition == 'XX' then
   local exists = redis.call('EXISTS', KEYS[1]) == 1
   if exists == (condition == 'NX') then return false end
 end
 
 local fence = redis.call('GET', KEYS[2])
-if fence and not newer(ARGV[1], fence) then return fence end
+if condition == 'AGAIN' then
+  if fence and newer(fence, ARGV[1]) then
+    redis.call('UNLINK', KEYS[1])
+    return fence
+  end
+elseif fence and not newer(ARGV[1], fence) then
+  return fence
+end
 
 -- A sweep raises the fences that it meets and makes no new ones: a large namespace would double its keys.
 if fence or string.byte(ARGV[1], 17) ~= SWEEP then
@@ -37,7 +46,11 @@ if fence or string.byte(ARGV[1], 17) ~= SWEEP then
 end
 
 local counted = redis.call('HGETALL', KEYS[3])
-local left = #counted > 0 and redis.call('PTTL', KEYS[1]) or -2
+local left, before = -2, nil
+if #counted > 0 then
+  left = redis.call('PTTL', KEYS[1])
+  before = redis.pcall('GET', KEYS[1])
+end
 
 local existed = 1
 if not ARGV[4] then
@@ -47,13 +60,22 @@ elseif ARGV[5] then
 else
   redis.call('SET', KEYS[1], ARGV[4])
 end
+if left == -2 then return {existed} end
 
-if left ~= -2 then
-  for i = 2, #counted, 2 do
-    if not newer(string.sub(ARGV[1], 1, 16), string.sub(counted[i], 1, 16)) then
-      redis.pcall('INCRBY', KEYS[1], string.sub(counted[i], 33))
-    end
+local after
+for i = 2, #counted, 2 do
+  if not newer(string.sub(ARGV[1], 1, 16), string.sub(counted[i], 1, 16)) then
+    after = redis.pcall('INCRBY', KEYS[1], string.sub(counted[i], 33))
   end
-  if left > 0 and not ARGV[4] then redis.call('PEXPIRE', KEYS[1], left) end
+end
+if not ARGV[4] and type(after) == 'number' then
+  -- Of plain writes since then nothing is known but what they left: never is there more after a delete than before it.
+  local was = tonumber(before) or 0
+  if was * after <= 0 then
+    redis.call('UNLINK', KEYS[1])
+  elseif math.abs(after) > math.abs(was) then
+    redis.call('SET', KEYS[1], before)
+  end
+  if left > 0 then redis.call('PEXPIRE', KEYS[1], left) end
 end
 return {existed}

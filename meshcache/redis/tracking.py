@@ -30,7 +30,7 @@ from ..errors import RedisCommandError, Unavailable
 from .connect import in_asyncio_task
 from .link import Argument, ClientId, Command, Identity, Link, Redirected, Shard, no_answer, outage, refusal
 from .names import Names
-from .packed_link import pack
+from .packed_link import pack_all
 from .tls import Tls
 from .url import Endpoint
 
@@ -156,7 +156,7 @@ class TrackedConnection(ABC):
             Broken: the connection broke by itself.
         """
         try:
-            replies = await self._call(b"".join(map(pack, commands)), len(commands))
+            replies = await self._call(pack_all(commands), len(commands))
         except Unavailable as outage:
             self._give_up(outage)
             raise
@@ -269,7 +269,10 @@ class TrackedLink:
 
     async def execute(self, *command: Argument) -> Any:
         """One command; see :class:`~meshcache.redis.link.Link`."""
-        reply = (await self.execute_many([command]))[0]
+        connection = self.connection
+        if connection is None or not connection.is_open:
+            return await self._other.execute(*command)
+        reply = (await self._call(connection, [command]))[0]
         if isinstance(reply, RedisCommandError):
             raise reply
         return reply
@@ -279,6 +282,9 @@ class TrackedLink:
         connection = self.connection
         if connection is None or not connection.is_open or not commands:
             return await self._other.execute_many(commands)
+        return await self._call(connection, commands)
+
+    async def _call(self, connection: Tracked, commands: Sequence[Command]) -> list[Any]:
         start = time.monotonic()
         self.in_flight += 1
         try:

@@ -46,8 +46,7 @@ class NearTier:
         """The keys found, with their values."""
         begun = self._near.counter
         found = await self._reads.get_many(keys)
-        for key in keys:
-            self._near.fill(key, found.get(key), begun)
+        self._near.fill_all(keys, found, begun)
         return found
 
     async def exists(self, keys: Sequence[str]) -> int:
@@ -61,7 +60,9 @@ class NearTier:
     async def set(self, key: str, value: bytes, ttl_ms: int | None, *, nx: bool = False, xx: bool = False) -> bool:
         """True if written.  If not, the copy is gone all the same: it may not be what Redis has."""
         number = self._near.writing((key,), drop=False)
-        written = await self._settled(self._writes.set(key, value, ttl_ms, nx=nx, xx=xx), (key,), number)
+        written = await settled(
+            self._near, self._link, self._writes.set(key, value, ttl_ms, nx=nx, xx=xx), (key,), number
+        )
         self._near.wrote((key,), number, {key: value} if written else {}, _seconds(ttl_ms))
         return written
 
@@ -69,20 +70,20 @@ class NearTier:
         """Write all of them."""
         keys = tuple(values)
         number = self._near.writing(keys, drop=False)
-        await self._settled(self._writes.set_many(values, ttl_ms), keys, number)
+        await settled(self._near, self._link, self._writes.set_many(values, ttl_ms), keys, number)
         self._near.wrote(keys, number, values, _seconds(ttl_ms))
 
     async def delete(self, keys: Sequence[str]) -> int:
         """How many existed."""
         number = self._near.writing(keys)
-        existed = await self._settled(self._writes.delete(keys), keys, number)
+        existed = await settled(self._near, self._link, self._writes.delete(keys), keys, number)
         self._near.wrote(keys, number, {}, None)
         return existed
 
     async def expire(self, key: str, ttl_ms: int | None) -> bool:
         """A new time to live.  The copy goes afterwards: it has another one, but is all there is if Redis is gone."""
         number = self._near.writing((key,), drop=False)
-        known = await self._settled(self._writes.expire(key, ttl_ms), (key,), number)
+        known = await settled(self._near, self._link, self._writes.expire(key, ttl_ms), (key,), number)
         self._near.wrote((key,), number, {}, None)
         return known
 
@@ -97,9 +98,6 @@ class NearTier:
             return await self._reads.delete_match(pattern)
         finally:
             self._near.forget(pattern)
-
-    async def _settled(self, write: Awaitable[T], keys: Sequence[str], number: int) -> T:
-        return await settled(self._near, self._link, write, keys, number)
 
 
 async def settled(near: Near, link: Link, write: Awaitable[T], keys: Sequence[str], number: int) -> T:

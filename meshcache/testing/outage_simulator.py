@@ -23,12 +23,14 @@ from math import inf
 from random import Random
 from typing import Any, Final
 
+from ..redis.names import Names
 from .datagrams import Ether
-from .history import REDIS, History, Interval, Read, Violation, heard_until, judge
+from .history.checker import Interval, Violation, heard_until, judge, kept
+from .history.records import REDIS, History, Read
 from .network import Packet, Weather
 from .outages import Fault, Schedule, make_schedule, name_of
 from .redis_model import Snapshot
-from .simulated_instance import NAMESPACE, WALL_MS, Instance
+from .simulated_instance import MESH_KEY, NAMESPACE, WALL_MS, Instance
 from .virtual import VirtualLoop
 from .wire import ServerProcess
 from .world import CAN_COUNT, COUNTERS, World
@@ -60,6 +62,8 @@ class Outcome:
         violations: what must not be; empty if all is well.
         calls: how many of each kind.
         hits: how many reads after healing gave a value.
+        newest: of how many keys the newest write was a ``set`` that nothing overlapped.
+        kept: how many of those Redis still has.
         healed_after: how long it took until all was well again, in seconds.
     """
 
@@ -68,6 +72,8 @@ class Outcome:
     violations: list[Violation] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
     hits: int = 0
+    newest: int = 0
+    kept: int = 0
     healed_after: float = 0.0
 
 
@@ -137,7 +143,7 @@ class OutageSimulation:
     # -- trouble
 
     async def _make_trouble(self) -> None:
-        self._server.start()
+        self._server.start({Names(NAMESPACE).mesh_key: (MESH_KEY, None)} if self.schedule.knows_key else None)
         for at, do in sorted(self._steps(), key=lambda step: step[0]):
             await self._sleep_until(at)
             do()
@@ -187,6 +193,8 @@ class OutageSimulation:
             case "crash":
                 instance.kill()
                 self._mute(instance.place, fault)
+            case "clock":
+                instance.wall_ahead = fault.ahead
             case "leave":
                 if instance.process.is_running:
                     self._tasks.append((instance, self._world.loop.create_task(instance.leave())))
@@ -224,6 +232,8 @@ class OutageSimulation:
             case "pause":
                 if not instance.is_killed:
                     instance.process.go_on()
+            case "clock":
+                instance.wall_ahead = self.schedule.skews[instance.place]
             case "crash" | "leave":
                 if instance.gone_at < inf:
                     self._open(instance.place)
@@ -283,13 +293,13 @@ class OutageSimulation:
         keys += [key for key in COUNTERS if CAN_COUNT and key not in keys]
         for instance in self._instances:
             if instance.lives:
-                found = await instance.read(keys)
-                self._reads += [Read(instance.name, key, found.get(key), self._world.now) for key in keys]
+                found = await instance.read(keys, one_by_one=bool(self._reads))
+                self._reads += [Read(instance.name, key, found.get(key)) for key in keys]
         assert self._server.model is not None
         for key in keys:
             data = self._server.model.read(f"{NAMESPACE}:{key}".encode())
             value = json.loads(data) if isinstance(data, bytes) else None
-            self._reads.append(Read(REDIS, key, value, self._world.now))
+            self._reads.append(Read(REDIS, key, value))
 
     async def _bury(self) -> None:
         self._is_over = True
@@ -308,19 +318,24 @@ class OutageSimulation:
             calls=calls,
             reads=self._reads,
             incidents=world.incidents,
-            heard_until={one.name: self._heard_until(one) for one in self._instances if one.is_killed},
+            heard_until={one.name: self._heard_until(one) for one in self._instances if one.gone_at < inf},
             forgotten={one.name: self._forgotten_of(one) for one in self._instances if one.gone_at < inf},
             slack=self.schedule.slack,
             is_exact=not any(one.gone_at < inf for one in self._instances)
-            and not any(fault.kind in ("empty", "snapshot") for fault in self.schedule.faults),
+            and not any(fault.kind in ("empty", "snapshot") for fault in self.schedule.faults)
+            and not {"max_dirty", "max_entries"} & self.schedule.options.keys()
+            and self.schedule.options["on_recovery"] == "replay",
             began=world.start,
         )
         outcome.violations = [*self._failures, *judge(history)]
         outcome.calls = Counter(call.what for call in calls)
+        outcome.newest, outcome.kept = kept(history)
         outcome.hits = sum(read.value is not None for read in self._reads)
 
     def _heard_until(self, instance: Instance) -> float:
         """See :func:`~meshcache.testing.history.heard_until`."""
+        if instance.went_alone:
+            return instance.opened_at
         loss = self.schedule.weather.loss
         silent: dict[int, list[Interval]] = {place: [] for place in range(len(self._world.addresses))}
         for place, interval in self._muted:
@@ -399,7 +414,7 @@ def main() -> int:
     logging.getLogger("meshcache").setLevel(logging.CRITICAL)
     start, many = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
     failures: list[int] = []
-    slowest = 0.0
+    slowest, newest, still = 0.0, 0, 0
     for seed in range(start, start + many):
         try:
             outcome = run_schedule(seed)
@@ -408,9 +423,13 @@ def main() -> int:
             print(f"{failure}\n", flush=True)  # noqa: T201
         else:
             slowest = max(slowest, outcome.healed_after)
+            newest, still = newest + outcome.newest, still + outcome.kept
             if many == 1:
                 print(f"{outcome.schedule}\n{dict(outcome.calls)}, {outcome.hits} hits after healing")  # noqa: T201
-    print(f"{many} schedules, {len(failures)} failed, the slowest healed after {slowest:.2f} s")  # noqa: T201
+    print(  # noqa: T201
+        f"{many} schedules, {len(failures)} failed, the slowest healed after {slowest:.2f} s; "
+        f"Redis has {still} of the {newest} values that were written last"
+    )
     if failures:
         print(f"seeds: {' '.join(map(str, failures))}")  # noqa: T201
     return 1 if failures else 0

@@ -16,7 +16,7 @@ from .wire import CUTS
 
 __all__ = ["Fault", "Schedule", "make_schedule", "name_of"]
 
-_SHORTEST: Final = 0.02
+_SHORTEST: Final = 0.002
 _LONGEST_PAUSE: Final = 30.0
 _MOST_INSTANCES: Final = 5
 
@@ -27,7 +27,7 @@ class Fault:
 
     Attributes:
         kind: of Redis ``kill``, ``empty``, ``snapshot`` (killed, and started with all its data, none, or older data) and
-            ``stop``; of a wire one of :data:`~meshcache.testing.wire.CUTS`; of a process ``pause``, ``crash`` and ``leave``;
+            ``stop``; of a wire one of :data:`~meshcache.testing.wire.CUTS`; of a process ``pause``, ``crash``, ``leave`` and ``clock``;
             of the network ``drop`` and ``partition``.
         at: when, in seconds from the start.
         until: when it is made good; at the end of the run at the latest.
@@ -37,6 +37,7 @@ class Fault:
         loss: of a ``drop``: the part of datagrams that is lost.
         places: of a ``drop`` those at the other side; of a ``partition`` those at one side.
         one_way: whether only what the one side sends is dropped.
+        ahead: of a ``clock``: how far the wall clock is ahead meanwhile, in seconds.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Fault:
     loss: float = 1.0
     places: tuple[int, ...] = ()
     one_way: bool = False
+    ahead: float = 0.0
 
     def concerns(self, source: int, destination: int) -> bool:
         """Whether datagrams on this way may be dropped by it."""
@@ -63,6 +65,8 @@ class Fault:
         told = f"{self.at:.3f} to {self.until:.3f}: {self.kind}{who}"
         if self.kind == "snapshot":
             told += f" (back as it was at {self.saved_at:.3f})"
+        if self.kind == "clock":
+            told += f" ({self.ahead:+.3f})"
         if self.kind == "partition":
             told += (
                 f" (between {', '.join(map(name_of, self.places))} and the others{', one way' if self.one_way else ''})"
@@ -86,6 +90,7 @@ class Schedule:
         rate: calls a second, all instances together.
         tail: how long calls go on after all is healed, in seconds.
         page: how many keys Redis looks at in one SCAN.
+        knows_key: whether instances know the mesh's key from the start, as with a secret; otherwise Redis has it.
         with_expire: whether there are calls of ``expire``.
         options: of all caches.
         sources: where addresses come from: ``"static"``, ``"redis"`` or ``"both"``.
@@ -100,6 +105,7 @@ class Schedule:
     rate: float
     tail: float
     page: int
+    knows_key: bool = False
     with_expire: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     sources: str = "both"
@@ -108,7 +114,8 @@ class Schedule:
     @property
     def slack(self) -> float:
         """How far apart two writes must be until their stamps tell which is newer, in seconds."""
-        return max(self.skews) - min(self.skews) + 0.003
+        aheads = [*self.skews, *(fault.ahead for fault in self.faults if fault.kind == "clock")]
+        return max(aheads) - min(aheads) + 0.003
 
     def __str__(self) -> str:
         begins = ", ".join(
@@ -117,7 +124,7 @@ class Schedule:
         )
         head = (
             f"seed {self.seed}: {self.seconds:.2f} s, {begins}; {self.rate:g} calls/s{' with expire' if self.with_expire else ''}, {self.options}, "
-            f"found by {self.sources}, {self.weather}, calls go on for {self.tail:.3f} s after healing"
+            f"found by {self.sources}{', know the key' if self.knows_key else ''}, {self.weather}, calls go on for {self.tail:.3f} s after healing"
         )
         return "\n  ".join([head, *map(str, self.faults)])
 
@@ -133,6 +140,7 @@ def make_schedule(seed: int) -> Schedule:
     is_long = random.random() < 0.12
     seconds = random.uniform(15, 40) if is_long else random.uniform(2.5, 7)
     begins = _begins(random, seconds)
+    faults = random.choice([_few_faults, _few_faults, _many_faults])
     return Schedule(
         seed=seed,
         seconds=seconds,
@@ -146,10 +154,11 @@ def make_schedule(seed: int) -> Schedule:
         rate=random.choice([4.0, 12.0] if is_long else [15.0, 40.0, 100.0]),
         tail=random.choice([0.0, 0.0, _between(random, 0.02, 2.0)]),
         page=random.choice([1_000_000, 1_000_000, 3, 10]),
+        knows_key=random.random() < 0.5,
         with_expire=random.random() < 0.3,
         options=_options(random),
         sources=random.choice(["both", "static", "redis"]),
-        faults=tuple(sorted(_faults(random, seconds, len(begins)), key=lambda fault: fault.at)),
+        faults=tuple(sorted(faults(random, seconds, len(begins)), key=lambda fault: fault.at)),
     )
 
 
@@ -183,63 +192,104 @@ def _options(random: Random) -> dict[str, Any]:
 # -- what goes wrong
 
 
-def _faults(random: Random, seconds: float, count: int) -> Iterator[Fault]:
-    """Of Redis, of each wire, each process and the network: faults of one of them follow each other, those of two may meet."""
-    if random.random() < 0.75:
-        yield from _one_after_another(random, seconds, lambda at, until: _of_redis(random, at, until))
-    for place in range(count):
-        if random.random() < 0.4:
-            yield from _one_after_another(
-                random,
-                seconds,
-                lambda at, until, place=place: Fault(random.choice(CUTS), at, until, place),  # type: ignore[misc]
-            )
-        if random.random() < 0.2:
-            yield from _one_after_another(
-                random,
-                seconds,
-                lambda at, until, place=place: Fault("pause", at, until, place),  # type: ignore[misc]
-            )
-        if random.random() < 0.25:
-            yield from _one_after_another(
-                random,
-                seconds,
-                lambda at, until, place=place: _drop(random, at, until, place, count),  # type: ignore[misc]
-            )
-    if random.random() < 0.2:
-        yield from _one_after_another(random, seconds, lambda at, until: _partition(random, at, until, count))
+def _few_faults(random: Random, seconds: float, count: int) -> Iterator[Fault]:
+    """Some faults whose edges are near each other: what one thing does while another begins or ends is where mistakes are."""
+    anchors = [random.uniform(0.05, 0.95) * seconds for _ in range(random.randint(1, 3))]
+    victim = random.randrange(count)
+    busy: dict[str, list[Fault]] = {}
+    for _ in range(random.randint(1, 5)):
+        at, until = sorted(_edge(random, anchors, seconds) for _ in range(2))
+        until = seconds if random.random() < 0.15 else max(until, at + _SHORTEST)
+        place = random.randrange(count)
+        target, make = random.choice(_KINDS)
+        target += f" {place}" if target in ("wire", "process", "socket") else ""
+        if all(other.until < at or until < other.at for other in busy.setdefault(target, [])):
+            fault = make(random, at, until, victim if target == "victim" else place, count)
+            busy[target].append(fault)
+            yield fault
+            if target.startswith("wire") and random.random() < 0.4:  # all that one host has is cut off
+                others = tuple(other for other in range(count) if other != place)
+                at, until = sorted((max(0.0, at + _offset(random)), until + _offset(random)))
+                yield Fault("drop", at, min(until, seconds), place, places=others)
+
+
+def _edge(random: Random, anchors: list[float], seconds: float) -> float:
     if random.random() < 0.3:
-        victim = random.randrange(count)
-        yield from _one_after_another(
-            random,
-            seconds,
-            lambda at, until: Fault(random.choice(["crash", "crash", "leave"]), at, until, victim),
-        )
+        return random.uniform(0, seconds)
+    moment = random.choice(anchors) + _offset(random)
+    return min(max(moment, 0.0), seconds - 2 * _SHORTEST)
 
 
-def _of_redis(random: Random, at: float, until: float) -> Fault:
-    kind = random.choice(["kill", "empty", "snapshot", "stop"])
+def _offset(random: Random) -> float:
+    return random.choice([-1, 1]) * _between(random, 0.0005, 0.5)
+
+
+def _many_faults(random: Random, seconds: float, count: int) -> Iterator[Fault]:
+    """Of Redis, of each wire, each process and the network: faults of one of them follow each other, those of two may meet."""
+
+    def some(make: _Make, chance: float, place: int = 0) -> Iterator[Fault]:
+        if random.random() < chance:
+            yield from _one_after_another(random, seconds, lambda at, until: make(random, at, until, place, count))
+
+    yield from some(_of_redis, 0.75)
+    for place in range(count):
+        yield from some(_of_wire, 0.4, place)
+        yield from some(_of_process, 0.2, place)
+        yield from some(_of_socket, 0.25, place)
+    yield from some(_of_network, 0.2)
+    yield from some(_of_victim, 0.3, random.randrange(count))
+
+
+_Make = Callable[[Random, float, float, int, int], Fault]
+"""Makes a fault from its beginning and end, the place of an instance, and how many there are."""
+
+
+def _of_redis(random: Random, at: float, until: float, place: int, count: int) -> Fault:
+    kind = random.choice(["kill", "empty", "snapshot", "snapshot", "stop"])
     saved_at = random.uniform(0.0, at) if random.random() < 0.5 else max(0.0, at - _between(random, 0.01, at + 0.01))
     return Fault(kind, at, until, saved_at=saved_at, loads_for=random.choice([0.0, 0.0, _between(random, 0.001, 0.5)]))
 
 
-def _drop(random: Random, at: float, until: float, place: int, count: int) -> Fault:
+def _of_wire(random: Random, at: float, until: float, place: int, count: int) -> Fault:
+    return Fault(random.choice(CUTS), at, until, place)
+
+
+def _of_process(random: Random, at: float, until: float, place: int, count: int) -> Fault:
+    return Fault("pause", at, until, place)
+
+
+def _of_socket(random: Random, at: float, until: float, place: int, count: int) -> Fault:
     others = [other for other in range(count) if other != place]
     some = random.sample(others, random.randint(1, len(others)))
-    return Fault(
-        "drop",
-        at,
-        until,
-        place,
-        loss=random.choice([0.2, 0.6, 1.0, 1.0]),
-        places=tuple(sorted(some)),
-        one_way=random.random() < 0.3,
-    )
+    loss = random.choice([0.2, 0.6, 1.0, 1.0])
+    return Fault("drop", at, until, place, loss=loss, places=tuple(sorted(some)), one_way=random.random() < 0.3)
 
 
-def _partition(random: Random, at: float, until: float, count: int) -> Fault:
+def _of_network(random: Random, at: float, until: float, place: int, count: int) -> Fault:
     some = random.sample(range(count), random.randint(1, count - 1))
     return Fault("partition", at, until, places=tuple(sorted(some)), one_way=random.random() < 0.2)
+
+
+def _of_victim(random: Random, at: float, until: float, place: int, count: int) -> Fault:
+    return Fault(random.choice(["crash", "crash", "leave"]), at, until, place)
+
+
+def _of_clock(random: Random, at: float, until: float, place: int, count: int) -> Fault:
+    return Fault("clock", at, until, place, ahead=random.choice([-1, 1]) * _between(random, 0.01, 5.0))
+
+
+_KINDS: Final[list[tuple[str, _Make]]] = [
+    ("redis", _of_redis),
+    ("redis", _of_redis),
+    ("wire", _of_wire),
+    ("wire", _of_wire),
+    ("process", _of_process),
+    ("socket", _of_socket),
+    ("network", _of_network),
+    ("victim", _of_victim),
+    ("victim's clock", _of_clock),
+]
+"""What is struck, and how."""
 
 
 def _one_after_another(random: Random, seconds: float, make: Callable[[float, float], Fault]) -> Iterator[Fault]:

@@ -347,38 +347,52 @@ class RedisModel:
         if digest not in self._scripts:
             raise ReplyError("NOSCRIPT No matching script. Please use EVAL.")
         keys = _integer(count)
-        return _SCRIPTS[digest](self, client, words[:keys], words[keys:])
+        return _SCRIPTS[digest](self, words[:keys], words[keys:])
 
-    def _fence(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
+    # What a script changes is told to the client that runs it, too, NOLOOP or not: it was another that changed it.
+
+    def _fence(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:  # noqa: PLR0912 - as long as the script
         """fence.lua"""
         key, fence_key, shares_key = keys
         stamp, fence_ttl, condition, *rest = words
         if stamp[16] == 0 and stamp[8:16] == bytes(8) and self._get(shares_key) is not None:
             return None
-        if condition and (self._get(key) is not None) == (condition == b"NX"):
+        if condition in (b"NX", b"XX") and (self._get(key) is not None) == (condition == b"NX"):
             return None
         fence = self._string(fence_key)
-        if fence is not None and not stamp > fence:
+        if condition == b"AGAIN":
+            if fence is not None and fence > stamp:
+                self.unlink(None, key)
+                return fence
+        elif fence is not None and not stamp > fence:
             return fence
         if fence is not None or stamp[16] != 3:
-            self.set(client, fence_key, stamp, b"PX", fence_ttl)
+            self.set(None, fence_key, stamp, b"PX", fence_ttl)
         counted = self._hash(shares_key)
-        left = self.pttl(client, key) if counted else -2
+        left = self.pttl(None, key) if counted else -2
+        before = self._get(key) if counted else None
         existed = 1
         if not rest:
-            existed = self.unlink(client, key)
+            existed = self.unlink(None, key)
         else:
-            self.set(client, key, rest[0], *([b"PX", rest[1]] if len(rest) > 1 else []))
-        if left != -2:
-            for share in counted.values():
-                if not stamp[:16] > share[:16]:
-                    with suppress(ReplyError):
-                        self.incrby(client, key, share[32:])
-            if left > 0 and not rest:
-                self.pexpire(client, key, b"%d" % left)
+            self.set(None, key, rest[0], *([b"PX", rest[1]] if len(rest) > 1 else []))
+        after = None
+        for share in counted.values() if left != -2 else ():
+            if not stamp[:16] > share[:16]:
+                after = None
+                with suppress(ReplyError):
+                    after = self.incrby(None, key, share[32:])
+        if after is not None and not rest:
+            was = int(before) if isinstance(before, bytes) and _INTEGER.fullmatch(before) else 0
+            if was * after <= 0:
+                self.unlink(None, key)
+            elif abs(after) > abs(was):
+                self.set(None, key, b"%d" % was)
+            if left > 0:
+                self.pexpire(None, key, b"%d" % left)
         return [existed]
 
-    def _count(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
+    def _count(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """count.lua"""
         key, fence_key, shares_key = keys
         share, series, stamp, total, keep, ttl, now, forgotten = words
@@ -386,38 +400,42 @@ class RedisModel:
         is_outdated = fence is not None and fence[:16] > series
         if is_outdated and now != b"NOW":
             return fence
-        left = self.pttl(client, key)
-        known = self.hget(client, shares_key, share)
+        left = self.pttl(None, key)
+        value: int | None = None
+        known = self.hget(None, shares_key, share)
         if known is None or stamp > known[16:32]:
             by = _integer(total)
             if known is not None and known[:16] == series:
                 by -= _integer(known[32:])
-            self.incrby(client, key, b"%d" % by)
+            value = self.incrby(None, key, b"%d" % by)
             if left == -2:
                 left = -1
                 if ttl:
-                    self.pexpire(client, key, ttl)
+                    self.pexpire(None, key, ttl)
                     left = _integer(ttl)
-            is_new = self.hset(client, shares_key, share, series + stamp + total) == 1
-            if self.pttl(client, shares_key) < _integer(keep):
-                self.pexpire(client, shares_key, keep)
-            if is_new and self.hlen(client, shares_key) % 64 == 0:
-                for other, text in self.hgetall(client, shares_key).items():
+            is_new = self.hset(None, shares_key, share, series + stamp + total) == 1
+            if self.pttl(None, shares_key) < _integer(keep) - 15_000:
+                self.pexpire(None, shares_key, keep)
+            if is_new and self.hlen(None, shares_key) % 64 == 0:
+                for other, text in self.hgetall(None, shares_key).items():
                     if forgotten > text[16:32]:
-                        self.hdel(client, shares_key, other)
-        value = self._string(key)
-        return [0 if value is None else _integer(value), left, *([fence] if is_outdated else [])]
+                        self.hdel(None, shares_key, other)
+        if value is None:
+            held = self._string(key)
+            value = int(held) if held is not None and _INTEGER.fullmatch(held) else 0
+        told = value if abs(value) < 2**53 else self._string(key)  # Lua's numbers are doubles
+        return [told, left, *([fence] if is_outdated else [])]
 
-    def _expire(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
+    def _expire(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """expire.lua"""
         key, fence_key, shares_key = keys
         ttl, node, fence_ttl = words
         if self._get(key) is None:
             return None
         if ttl:
-            self.pexpire(client, key, ttl)
+            self.pexpire(None, key, ttl)
         else:
-            self.persist(client, key)
+            self.persist(None, key)
         fence, value = self._string(fence_key), self._get(key)
         if fence is None or not isinstance(value, bytes) or self._get(shares_key) is not None:
             return []
@@ -425,38 +443,38 @@ class RedisModel:
         if counter > 0xFFFF:
             return []
         raised = fence[:6] + counter.to_bytes(2, "big") + node
-        self.set(client, fence_key, raised + b"\2", b"PX", fence_ttl)
+        self.set(None, fence_key, raised + b"\2", b"PX", fence_ttl)
         return [value, raised]
 
-    def _sweeps(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
+    def _sweeps(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """sweeps.lua"""
         (key,) = keys
         keep, most, *pairs = words
         for pattern, stamp in zip(pairs[::2], pairs[1::2], strict=True):
-            old = self.hget(client, key, pattern)
+            old = self.hget(None, key, pattern)
             if old is None or stamp > old:
-                self.hset(client, key, pattern, stamp)
-        if self.hlen(client, key) > int(most):
-            newest = max(self.hvals(client, key))
-            self.unlink(client, key)
-            self.hset(client, key, b"*", newest)
-        self.pexpire(client, key, keep)
+                self.hset(None, key, pattern, stamp)
+        if self.hlen(None, key) > int(most):
+            newest = max(self.hvals(None, key))
+            self.unlink(None, key)
+            self.hset(None, key, b"*", newest)
+        self.pexpire(None, key, keep)
         return 1
 
-    def _registry(self, client: Client, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
+    def _registry(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
         """registry.lua"""
         (key,) = keys
         name, registered = words[:2]
         lease, keep = map(int, words[2:4])
         now = self._now_ms()
-        self.hset(client, key, name, b"%d " % (now + lease) + registered)
-        self.pexpire(client, key, b"%d" % (lease + keep))
+        self.hset(None, key, name, b"%d " % (now + lease) + registered)
+        self.pexpire(None, key, b"%d" % (lease + keep))
         others = []
-        for other, text in self.hgetall(client, key).items():
+        for other, text in self.hgetall(None, key).items():
             match = _REGISTERED.fullmatch(text)
             left = int(match[1]) - now if match else None
             if match is None or left is None or left < -keep:
-                self.hdel(client, key, other)
+                self.hdel(None, key, other)
             elif other != name:
                 others.append([other, left, match[2]])
         return others

@@ -15,6 +15,8 @@ from ..cache import MeshCache
 from ..discovery.roster import Roster
 from ..discovery.static import Static
 from ..events import Mode, ModeChanged, PeerJoined, PeerLeft
+from ..redis.link import Argument, Command, Identity, Shard
+from ..redis.names import Names
 from ..runtime.surroundings import Surroundings
 from .datagrams import SimulatedSocket
 from .outages import name_of
@@ -22,9 +24,10 @@ from .virtual import Process
 from .wire import Wire
 from .world import Caller, World
 
-__all__ = ["NAMESPACE", "WALL_MS", "Instance"]
+__all__ = ["MESH_KEY", "NAMESPACE", "WALL_MS", "Instance"]
 
 NAMESPACE: Final = "sim"
+MESH_KEY: Final = bytes(range(32))
 WALL_MS: Final = 1_700_000_000_000
 """What wall clocks show when the loop's clock shows 0."""
 
@@ -39,11 +42,39 @@ class _Cache(MeshCache):
     def _surroundings(self) -> Surroundings:
         return self.world
 
+    async def learn_key(self) -> None:
+        """Learn the mesh's key without Redis, as from a secret; to stretch one takes long, and a thread."""
+        assert self._runtime is not None
+        await self._runtime._mesh.agree(_Secret(), Names(NAMESPACE))
+
     @property
     def dirty(self) -> int:
         """How many writes Redis lacks."""
         journal = None if self._runtime is None else self._runtime.memory.journal
         return 0 if journal is None else len(journal)
+
+
+class _Secret:
+    """A :class:`~meshcache.redis.link.Link` that has nothing to say but the mesh's key."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.identity = Identity("a secret")
+
+    async def execute(self, *command: Argument) -> Any:
+        """See there."""
+        return MESH_KEY
+
+    async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
+        """See there."""
+        return [MESH_KEY for _ in commands]
+
+    async def shards(self) -> Sequence[Shard]:
+        """See there."""
+        return [Shard(self)]
+
+    async def aclose(self) -> None:
+        """See there."""
 
 
 class Instance:
@@ -59,9 +90,11 @@ class Instance:
         place: the same after a restart.
         process: can be stopped and continued.
         wire: to Redis.
+        wall_ahead: how far its wall clock is ahead, in seconds.
         opened_at: when the cache was open; ``inf`` if it is not yet.
         gone_at: when it was killed, or closed by the schedule.
         is_killed: which of the two.
+        went_alone: whether it had no peer then: without a key for the mesh, for example, since it had never reached Redis.
     """
 
     def __init__(self, world: World, place: int, life: int) -> None:
@@ -70,6 +103,8 @@ class Instance:
         self.place = place
         self.opened_at = self.gone_at = inf
         self.is_killed = False
+        self.went_alone = False
+        self.wall_ahead = schedule.skews[place]
         self.process = Process(world.loop, self.name)
         self._seed = f"{schedule.seed} {self.name}"
         random = _random(self._seed)
@@ -129,9 +164,9 @@ class Instance:
         if self._clients:
             await asyncio.wait(self._clients)
 
-    async def read(self, keys: Sequence[str]) -> dict[str, Any]:
+    async def read(self, keys: Sequence[str], *, one_by_one: bool) -> dict[str, Any]:
         """What can be read here."""
-        return await self.process.start(self._cache.get_many(keys))
+        return await self.process.start(self._read(keys, one_by_one=one_by_one))
 
     async def bury(self) -> None:
         """The simulation is over: let go of everything."""
@@ -146,6 +181,8 @@ class Instance:
     async def _open(self) -> None:
         world = self._world
         await self._cache.__aenter__()
+        if world.schedule.knows_key:
+            await self._cache.learn_key()
         self.opened_at = world.now
         if world.is_telling:
             self._watcher = asyncio.create_task(self._watch())
@@ -153,6 +190,10 @@ class Instance:
         for number in range(_CLIENTS):
             random = _random(f"{self._seed} {number}")
             self._clients.append(asyncio.create_task(self._call_often(random, pause)))
+
+    async def _read(self, keys: Sequence[str], *, one_by_one: bool) -> dict[str, Any]:
+        found = await self._cache.get_many(keys)
+        return {key: await self._cache.get(key) for key in found} if one_by_one else found
 
     async def _call_often(self, random: Random, pause: float) -> None:
         while not self._is_halted:
@@ -184,12 +225,11 @@ class Instance:
 
     def _surroundings(self, ahead: float) -> Surroundings:
         world = self._world
-        wall_at_zero = WALL_MS + int(world.schedule.skews[self.place] * 1000)
         seed = f"{self._seed} inside"
         world.names[f"{_random(seed).getrandbits(64):016x}"] = self.name  # the first that the runtime draws
         return Surroundings(
             now=lambda: world.loop.time() + ahead,
-            wall_ms=lambda: wall_at_zero + int(world.loop.time() * 1000),
+            wall_ms=lambda: WALL_MS + int((world.loop.time() + self.wall_ahead) * 1000),
             random=_random(seed),
             open_socket=self._open_socket,
         )
@@ -200,6 +240,7 @@ class Instance:
 
     def _go(self) -> None:
         self.gone_at = self._world.now
+        self.went_alone = not self._cache.peers
         self._caller.is_gone = True
 
 

@@ -94,6 +94,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         else:
             self._idle_turns += 1
             if self._idle_turns > _BUSY:
+                self._idle_turns = 0
                 raise RuntimeError(f"something is busy without end at {self._moment}")
 
 

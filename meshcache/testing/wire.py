@@ -468,10 +468,10 @@ class _Served:
             if server.ran is not None:
                 server.ran(self._connection.who, command, reply)
             replies.append(_encoded(reply, self.resp))
-        if self._model.changed:
-            server.broadcast()
         if replies:
             self._connection.down.send(b"".join(replies))
+        if self._model.changed:
+            server.broadcast()
 
     def _go_on(self) -> None:
         self._is_busy = False

@@ -60,26 +60,31 @@ def python_image(engine: None) -> str:
 
 
 @pytest.fixture(scope="session")
-def gateway_image(python_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """``compose/gateway.py`` with meshcache from this checkout, built by ``compose/Dockerfile``."""
-    import docker
-
-    context = tmp_path_factory.mktemp("context")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "compose/Dockerfile", "compose/gateway.py"):
-        target = context / name
-        target.parent.mkdir(exist_ok=True)
-        shutil.copy(CHECKOUT / name, target)
-    shutil.copytree(CHECKOUT / "meshcache", context / "meshcache", ignore=shutil.ignore_patterns("__pycache__"))
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``compose/Dockerfile`` is built from, with the wheels beside it if there are some."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in (".dockerignore", "LICENSE", "README.md", "pyproject.toml"):
+        shutil.copy(CHECKOUT / name, copy)
+    for name in ("compose", "meshcache"):
+        shutil.copytree(CHECKOUT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     wheelhouse = os.environ.get("MESHCACHE_TEST_WHEELHOUSE")
     if wheelhouse:
-        shutil.copytree(wheelhouse, context / "wheelhouse")
+        shutil.copytree(wheelhouse, copy / "wheelhouse")
+    return copy
+
+
+@pytest.fixture(scope="session")
+def gateway_image(python_image: str, checkout: Path) -> Iterator[str]:
+    """The image of ``compose/Dockerfile``, with meshcache from this checkout."""
+    import docker
+
     client = docker.from_env(timeout=300)
     try:
         client.images.build(
-            path=str(context),
+            path=str(checkout),
             dockerfile="compose/Dockerfile",
             tag=GATEWAY_TAG,
-            buildargs={"BASE": python_image},
+            buildargs={"PYTHON_IMAGE": python_image},
             rm=True,
             forcerm=True,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -16,10 +17,22 @@ from tests.support import eventually_sync
 
 NAMESPACE = "gateway"
 SECRET = "the secret of the containers"
+PROGRAM = Path(__file__).with_name("keyvalue.py")
+
+
+def call(port: int, method: str, path: str, body: str | None = None) -> tuple[int, http.client.HTTPMessage, bytes]:
+    """Status, headers and body of the answer to one request, on the loopback interface."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
+    finally:
+        connection.close()
 
 
 class Gateway:
-    """One container with ``compose/gateway.py``, spoken to over HTTP from outside.
+    """One container with ``keyvalue.py``, spoken to over HTTP from outside.
 
     Args:
         port: where its port 8000 is on the loopback interface.
@@ -58,14 +71,8 @@ class Gateway:
             return False
 
     def _call(self, method: str, path: str, body: str | None = None) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
-        try:
-            connection.request(method, path, body)
-            response = connection.getresponse()
-            data = response.read()
-            return response.status, json.loads(data) if data else None
-        finally:
-            connection.close()
+        status, _, data = call(self._port, method, path, body)
+        return status, json.loads(data) if data else None
 
 
 class SiteGateway(Gateway):
@@ -74,6 +81,20 @@ class SiteGateway(Gateway):
     def __init__(self, container: DockerContainer) -> None:
         super().__init__(int(container.get_exposed_port(8000)))
         self._container = container
+
+    def kill(self) -> None:
+        self._container.get_wrapped_container().kill()
+
+    def pause(self) -> None:
+        """Stop all its processes where they are."""
+        self._container.get_wrapped_container().pause()
+
+    def unpause(self) -> None:
+        self._container.get_wrapped_container().unpause()
+
+    @property
+    def container_id(self) -> str:
+        return str(self._container.get_wrapped_container().id)
 
     def log(self) -> str:
         return self._container.get_wrapped_container().logs().decode()
@@ -95,6 +116,7 @@ class Site:
     def start_gateway(self, secret: str = SECRET) -> SiteGateway:
         """One more gateway; it may not answer yet."""
         container = DockerContainer(self._gateway_image).with_network(self.network).with_exposed_ports(8000)
+        container.with_volume_mapping(PROGRAM, "/opt/keyvalue.py").with_command(["python", "/opt/keyvalue.py"])
         container.with_envs(
             MESHCACHE_URL="redis://redis:6379/0", MESHCACHE_NAMESPACE=NAMESPACE, MESHCACHE_SECRET=secret
         )
@@ -103,6 +125,13 @@ class Site:
     def cut_redis_off(self) -> None:
         """Take Redis off the network.  It lives on and keeps its data; what is sent to it vanishes."""
         self.network._unwrap_network.disconnect(self.redis.get_container_id())
+
+    def cut_off(self, gateway: SiteGateway) -> None:
+        """Take a gateway off the network; nobody can speak to it then."""
+        self.network._unwrap_network.disconnect(gateway.container_id)
+
+    def connect(self, gateway: SiteGateway) -> None:
+        self.network.connect(gateway.container_id)
 
     def connect_redis(self) -> None:
         self.network.connect(self.redis.get_container_id(), ["redis"])

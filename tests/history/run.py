@@ -6,16 +6,13 @@ a call that never ends are failures of their own kind.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import select
 import shutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from meshcache import MeshCache
+from meshcache.testing.history.checker import Violation, heard_until, judge, kept, stale_reads
+from meshcache.testing.history.records import REDIS, Call, History, Incident, Read
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
 
-from .checker import REDIS, Call, History, Incident, Read, Violation, heard_until, judge, kept, stale_reads
 from .keys import COUNTERS, all_keys
+from .member import Failure, Member, read_calls, read_events, records
 from .monitor import Monitor
 from .nursery import Nursery
 from .schedule import Fault, Schedule, names
@@ -46,15 +45,17 @@ _REDIS = (
     *("--protected-mode", "no"),  # it listens on loopback alone, and is asked from more addresses of it than one
 )
 _CLIENTS = 3
-_ANSWER = 20.0
 _CALL = 5.0
+_MEET = 10.0
 _HEAL = 45.0
-_END = 3.0
 _READ_TRIES = 5
 _LINGER = 0.3
 """Everything is read once more after so long, in seconds: what comes late must not do harm either."""
 _GRACE = 1.0
 """Within so long, in seconds, a write is heard by any peer that can hear at all."""
+
+
+Meddle = Callable[[RedisServer, Sequence[Call]], None]
 
 
 @dataclass(slots=True)
@@ -115,132 +116,21 @@ class Outcome:
         }
 
 
-def run_schedule(schedule: Schedule, nursery: Nursery, directory: Path, **options: Any) -> Outcome:
+def run_schedule(schedule: Schedule, nursery: Nursery, directory: Path, meddle: Meddle | None = None) -> Outcome:
     """Do it, and judge it.
 
     Args:
         schedule: what is to go wrong.
         nursery: makes the processes.
         directory: empty; gets the records and logs of all instances.
-        options: of all caches, besides those of the schedule.
+        meddle: called with all calls when all is well again, before anything is read: for whoever wants to see a lie caught.
     """
     began = time.monotonic()
     with ExitStack() as stack:
-        run = _Run(schedule, nursery, directory, options, stack)
+        run = _Run(schedule, nursery, directory, meddle, stack)
         outcome = run.run()
     outcome.took = time.monotonic() - began
     return outcome
-
-
-class _Failure(Exception):
-    """The run itself cannot go on: what kind, of what, why."""
-
-    def __init__(self, kind: str, who: str, why: str) -> None:
-        super().__init__(f"{kind}: {who}: {why}")
-        self.violation = Violation(kind, who, why)
-
-
-class _Member:
-    """One process with one instance.
-
-    Attributes:
-        name: A, or A2 after a restart.
-        killed: when the trouble killed it, or None.
-        asked: what it was asked and will answer later.
-    """
-
-    def __init__(self, name: str, place: int, pid: int, control: socket.socket, records: Path, log: Path) -> None:
-        self.name = name
-        self.place = place
-        self.pid = pid
-        self.records = records
-        self.log = log
-        self.began = time.monotonic()
-        self.killed: float | None = None
-        self.asked: list[int] = []
-        self._left = False
-        self._control = control
-        self._lines = b""
-        self._last_id = 0
-        self._answers: dict[int, Any] = {}
-
-    @property
-    def lives(self) -> bool:
-        """Whether there is a process to be asked."""
-        return self.killed is None and not self._left
-
-    def ask(self, do: str, **arguments: Any) -> int:
-        """Ask for something; the number of the question."""
-        self._last_id += 1
-        self._send({"id": self._last_id, "do": do, "with": arguments})
-        return self._last_id
-
-    def begin(self, **arguments: Any) -> None:
-        """What the process must know first."""
-        self._send(arguments)
-
-    def answer(self, number: int, timeout: float = _ANSWER) -> Any:
-        """Wait for the answer to a question."""
-        deadline = time.monotonic() + timeout
-        while number not in self._answers:
-            remains = deadline - time.monotonic()
-            if remains <= 0 or not select.select([self._control], [], [], remains)[0]:
-                raise _Failure("no answer", self.name, f"it does not answer within {timeout:g} s\n{self.log_tail()}")
-            try:
-                data = self._control.recv(2**20)
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                raise _Failure("ended", self.name, f"its process has ended by itself\n{self.log_tail()}")
-            *lines, self._lines = (self._lines + data).split(b"\n")
-            self._answers |= {message["id"]: message for message in map(json.loads, lines)}
-        message = self._answers.pop(number)
-        if "error" in message:
-            raise _Failure("error", self.name, f"{message['error']}\n{self.log_tail()}")
-        return message["answer"]
-
-    def call(self, do: str, timeout: float = _ANSWER, **arguments: Any) -> Any:
-        """Ask and wait."""
-        return self.answer(self.ask(do, **arguments), timeout)
-
-    def signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        self.killed = time.monotonic()
-        self._control.close()
-
-    def leave(self) -> None:
-        """Let it close its cache and end; :meth:`end` waits for that."""
-        if self.lives:
-            self.signal(signal.SIGCONT)
-            with contextlib.suppress(OSError):
-                self._control.shutdown(socket.SHUT_WR)
-
-    def end(self) -> None:
-        """Wait until it has ended, and end it if it does not.  May be called twice."""
-        if not self.lives:
-            return
-        self._left = True
-        deadline = time.monotonic() + _END
-        with self._control, contextlib.suppress(OSError):
-            while select.select([self._control], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                if not self._control.recv(2**20):
-                    return
-            self.signal(signal.SIGKILL)
-
-    def log_tail(self) -> str:
-        with contextlib.suppress(OSError):
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
-        return ""
-
-    def _send(self, message: Any) -> None:
-        try:
-            self._control.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            raise _Failure("ended", self.name, f"its process has ended by itself\n{self.log_tail()}") from None
 
 
 @dataclass(slots=True)
@@ -254,13 +144,18 @@ class _Muted:
 
 class _Run:
     def __init__(
-        self, schedule: Schedule, nursery: Nursery, directory: Path, options: Mapping[str, Any], stack: ExitStack
+        self,
+        schedule: Schedule,
+        nursery: Nursery,
+        directory: Path,
+        meddle: Meddle | None,
+        stack: ExitStack,
     ) -> None:
         self.schedule = schedule
         self.incidents: list[Incident] = []
         self._nursery = nursery
         self._directory = directory
-        self._options = options
+        self._meddle = meddle
         self._server = stack.enter_context(RedisServer(persistent=True, arguments=_REDIS))
         sources = {source: names(place) for place in range(schedule.instances) if (source := _source(place))}
         self._monitor = Monitor(self._server.host, self._server.port, f"{_NAMESPACE}:", sources)
@@ -272,8 +167,8 @@ class _Run:
             for place in range(schedule.instances)
         ]
         self._ports = _free_udp_ports(schedule.instances)
-        self._members: list[_Member] = []
-        self._at: list[_Member] = []  # who is in each place now
+        self._members: list[Member] = []
+        self._at: list[Member] = []  # who is in each place now
         self._filters: dict[int, dict[str, Any]] = {}
         self._muted: list[list[_Muted]] = [[] for _ in range(schedule.instances)]
         self._redis = stack.enter_context(ThreadPoolExecutor(1))  # starting it must not keep the other faults waiting
@@ -290,11 +185,13 @@ class _Run:
             self._trouble()
             self._heal()
             outcome.healed_after = self._settle()
+            if self._meddle is not None:
+                self._meddle(self._server, self._calls())
             self._read_all()
             time.sleep(_LINGER)
             self._settle()
             self._read_all()
-        except _Failure as failure:
+        except Failure as failure:
             told = failure.violation
             story = "\n".join(
                 f"  {one.at - self._start:9.4f}  * {one.text}" for one in self._all_incidents() if not one.key
@@ -314,24 +211,24 @@ class _Run:
         for member, number in opened:
             member.answer(number)
         for member in self._at:
-            member.call("meet", peers=self.schedule.instances - 1, within=_ANSWER / 2)
+            member.call("meet", peers=self.schedule.instances - 1, within=_MEET)
         self._wait(lambda: all(member.call("stats")["mode"] == "redis" for member in self._at), "start", 10.0)
         self._start = time.monotonic() + 0.02
         for member in self._at:
             self._run_calls(member)
 
-    def _make(self, place: int, life: int) -> _Member:
+    def _make(self, place: int, life: int) -> Member:
         name = names(place) + (str(life) if life > 1 else "")
         records, log = self._directory / f"{name}.jsonl", self._directory / f"{name}.log"
         pid, control = self._nursery.start()
-        member = _Member(name, place, pid, control, records, log)
+        member = Member(name, place, pid, control, records, log)
         member.begin(
             name=name, records=str(records), log=str(log), seed=self.schedule.seed, backend=self.schedule.backend
         )
         self._members.append(member)
         return member
 
-    def _open(self, member: _Member) -> int:
+    def _open(self, member: Member) -> int:
         if member.place in self._filters:
             member.ask("drop", **self._filters[member.place])
         options = {
@@ -343,11 +240,10 @@ class _Run:
             "discovery": [f"127.0.0.1:{port}" for port in self._ports],
             "interfaces": ["127.0.0.1"],
             "port": self._ports[member.place],
-            **self._options,
         }
         return member.ask("open", url=self._proxies[member.place].url, options=options)
 
-    def _run_calls(self, member: _Member) -> int:
+    def _run_calls(self, member: Member) -> int:
         return member.ask(
             "run",
             seed=f"{self.schedule.seed}/{member.name}",
@@ -422,7 +318,7 @@ class _Run:
                 self._filter(member)
                 self._unmute(fault)
 
-    def _filter(self, member: _Member) -> None:
+    def _filter(self, member: Member) -> None:
         if member.lives:
             member.asked.append(member.ask("drop", **self._filters.get(member.place, {"loss": 0.0, "ports": []})))
 
@@ -494,7 +390,7 @@ class _Run:
                 member.call("halt", _CALL)
         self._tell("no more calls")
 
-    def _ask_to_halt(self) -> list[tuple[_Member, int]]:
+    def _ask_to_halt(self) -> list[tuple[Member, int]]:
         return [(member, member.ask("halt")) for member in self._members if member.lives]
 
     def _settle(self) -> float:
@@ -525,7 +421,7 @@ class _Run:
                 self._reads += reads
                 return
             self._settle()
-        raise _Failure("not healed", "the instances", f"they leave Redis each time that they are asked\n{self._logs()}")
+        raise Failure("not healed", "the instances", f"they leave Redis each time that they are asked\n{self._logs()}")
 
     def _read(self, keys: Sequence[str]) -> list[Read]:
         asked = [(member, member.ask("read", keys=keys)) for member in self._members if member.lives]
@@ -555,7 +451,7 @@ class _Run:
             reads=self._reads,
             incidents=self._all_incidents(),
             heard_until={one.name: self._heard_until(one, one.killed) for one in self._members if one.killed},
-            is_exact=not any(fault.kind in ("crash", "empty", "snapshot") for fault in self.schedule.faults),
+            is_exact=not any(fault.kind in ("crash", "kill", "empty", "snapshot") for fault in self.schedule.faults),
             began=self._start,
         )
         outcome.violations += judge(history)
@@ -575,19 +471,19 @@ class _Run:
             muted.start < call.ended and call.began < muted.end for muted in self._muted[place]
         )
 
-    def _heard_until(self, member: _Member, killed: float) -> float:
+    def _heard_until(self, member: Member, killed: float) -> float:
         muted = [[(one.start, one.end) for one in place] for place in self._muted]
         own = muted.pop(member.place)
         return heard_until(member.began, killed, own, muted, _GRACE)
 
     def _calls(self) -> list[Call]:
-        return [call for member in self._members for call in _read_calls(member)]
+        return [call for member in self._members for call in read_calls(member)]
 
     def _all_incidents(self) -> list[Incident]:
         nodes = {
-            rest[0]: member.name for member in self._members for kind, _, _, *rest in _records(member) if kind == "node"
+            rest[0]: member.name for member in self._members for kind, _, _, *rest in records(member) if kind == "node"
         }
-        told = [incident for member in self._members for incident in _read_events(member, nodes)]
+        told = [incident for member in self._members for incident in read_events(member, nodes)]
         told = [incident for incident in told if incident.at <= self._read_at]  # what follows is that they end
         return sorted([*self.incidents, *told, *self._monitor.incidents(self._start)], key=lambda incident: incident.at)
 
@@ -605,60 +501,8 @@ class _Run:
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
-                raise _Failure(kind, "the instances", f"not within {timeout:g} s: {story()}")
+                raise Failure(kind, "the instances", f"not within {timeout:g} s: {story()}")
             time.sleep(0.02)
-
-
-def _records(member: _Member) -> Iterator[Sequence[Any]]:
-    if member.records.exists():
-        for line in member.records.read_bytes().split(b"\n")[:-1]:
-            yield json.loads(line)
-
-
-def _read_calls(member: _Member) -> Iterator[Call]:
-    """The calls of one process: each record of a beginning with that of its end, if there is one."""
-    begun: dict[int, tuple[Any, ...]] = {}
-    for kind, number, at, *rest in _records(member):
-        if kind == "call":
-            begun[number] = (at, *rest)
-        elif kind in ("done", "fail"):
-            yield _call(member, begun.pop(number), kind, at, rest)
-    for beginning in begun.values():
-        yield _call(member, beginning, "", inf, [])
-
-
-def _call(member: _Member, beginning: tuple[Any, ...], kind: str, ended: float, rest: Sequence[Any]) -> Call:
-    began, what, key, value, options, mode = beginning
-    answer, then, dirty = rest if kind == "done" else (None, "", 0)
-    note = "".join(f" {name}={option:.3g}" if name == "ttl" else f" {name}" for name, option in options.items())
-    note += f" [{mode}{'' if then in (mode, '') else '->' + then}{f', {dirty} dirty' if dirty else ''}]"
-    return Call(
-        instance=member.name,
-        what=what,
-        key=key,
-        value=value,
-        began=began,
-        ended=ended,
-        answer=answer,
-        error=rest[0] if kind == "fail" else "",
-        ttl=options.get("ttl", inf) if what == "set" else inf,
-        in_memory=mode != "redis" or then != "redis" or dirty > 0,
-        note=note,
-    )
-
-
-def _read_events(member: _Member, nodes: Mapping[str, str]) -> Iterator[Incident]:
-    """What one instance told of itself and its peers.
-
-    Args:
-        member: its process.
-        nodes: the names of the instances by node id.
-    """
-    for kind, _, at, *rest in _records(member):
-        if kind == "mode":
-            yield Incident(at, f"{member.name}: {rest[0]}")
-        elif kind == "peer":
-            yield Incident(at, f"{member.name} {rest[0]} {nodes.get(rest[1], rest[1])}")
 
 
 def _source(place: int) -> str | None:

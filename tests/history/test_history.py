@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.history.checker import Call, History
+from meshcache.testing.history.records import Call, History
+from meshcache.testing.server import RedisServer
 from tests.history.nursery import Nursery
 from tests.history.run import run_schedule
 from tests.history.schedule import REDIS_FAULTS, Fault, Schedule, make_schedule
@@ -34,13 +36,30 @@ def test_schedule(seed: int, nursery: Nursery, tmp_path: Path) -> None:
     assert outcome.violations == [], "\n\n".join(map(str, [outcome.schedule, *outcome.violations]))
 
 
-def test_lies_are_found(nursery: Nursery, tmp_path: Path) -> None:
-    """With a cache that leaves in Redis what an outage changed."""
-    outage = [Fault("refuse", 0.5, 1.4, place) for place in range(3)]
-    outcome = run_schedule(schedule(1.5, *outage), nursery, tmp_path, on_recovery="discard")
-    lies = [violation for violation in outcome.violations if violation.kind == "lie"]
-    assert lies
-    assert all("refuse A begins" in lie.story for lie in lies)
+def test_a_lie_is_found(nursery: Nursery, tmp_path: Path) -> None:
+    """A value that was deleted is in Redis again."""
+    told: list[Call] = []
+
+    def meddle(server: RedisServer, calls: Sequence[Call]) -> None:
+        extended = {call.key for call in calls if call.what == "expire"}
+        deleted = {call.key: call.began for call in calls if call.what == "delete"}
+        told.append(
+            next(
+                call
+                for call in calls
+                if call.what == "set" and call.is_certain_write and call.key not in extended
+                if deleted.get(call.key, 0.0) > call.ended + 0.1
+            )
+        )
+        server.client().set(f"history:{told[0].key}", json.dumps(told[0].value))
+
+    outcome = run_schedule(schedule(1.5), nursery, tmp_path, meddle)
+    (lie,) = outcome.violations
+    write = told[0]
+    assert (lie.kind, lie.key) == ("lie", write.key)
+    assert f"after healing A and B and C and Redis read {write.value!r}" in lie.why
+    assert f"set {write.key} = {write.value!r}" in lie.story
+    assert "* Redis was told by" in lie.story
 
 
 @pytest.mark.parametrize("kinds", [("silent", "half-open", "slow"), ("kill",), ("stop",)])

@@ -14,7 +14,7 @@ from meshcache.buckets import Version
 from meshcache.counters import Way
 from meshcache.errors import RedisCommandError
 from meshcache.shares import MAX_VALUE, MIN_VALUE, counter_of, is_share, share_of
-from meshcache.stamp import Kind, Op, make_stamp
+from meshcache.stamp import NOBODY, Kind, Op, make_stamp
 from meshcache.tier import NO_EXPIRY, NO_KEY
 from tests.unit.test_memory import NOW_MS, Instance, run
 
@@ -156,6 +156,41 @@ def test_nx_and_xx_know_a_counter(one: Counting) -> None:
     assert one.read() == 7
 
 
+def test_expire_makes_one_value_of_what_was_set_and_counted(one: Counting) -> None:
+    run(one.tier.set("hits", b"10", None))
+    one.count(5)
+    share = one.told()[-1]
+    assert run(one.tier.expire("hits", 60_000)) is True
+    (told,) = one.told()
+    assert (told.kind, told.value) == (Kind.SET, b"15")
+    assert told.stamp > share.stamp
+    two = Counting(node_id=2)
+    two.hear(share, told)
+    assert one.count() == 16
+    two.hear(*one.told())
+    for instance in (one, two):
+        assert instance.read() == 16
+        assert run(instance.tier.ttl_ms("hits")) == 60_000
+        instance.now += 60
+        assert instance.read() is None
+    assert run(one.tier.expire("hits", 60_000)) is False
+
+
+def test_expire_of_what_was_counted_on_from_what_redis_had_is_kept_to_this_instance(one: Counting) -> None:
+    """Nobody knows how old that number is: Redis and the peers are told to forget the counter."""
+    one.tier.keep("hits", b"100", 60.0)
+    one.count()
+    one.told()
+    assert run(one.tier.expire("hits", 5_000)) is True
+    assert [op.kind for op in one.told()] == [Kind.INVALIDATE]
+    assert [op.kind for op in one.tier.dirty(10)] == [Kind.INVALIDATE]
+    assert one.read() == 101
+    assert one.count(2) == 103
+    assert run(one.tier.ttl_ms("hits")) == 5_000
+    one.now += 5
+    assert one.read() is None
+
+
 # -- time to live
 
 
@@ -170,6 +205,21 @@ def test_a_counter_expires_and_begins_anew(one: Counting) -> None:
     assert one.tier.keys("*") == []
     assert one.count(ttl_ms=1_000) == 1
     assert run(one.tier.ttl_ms("hits")) == 1_000
+
+
+def test_what_expired_is_not_brought_to_redis_and_fills_no_journal(one: Counting) -> None:
+    """A rate limiter has a counter for each of its users, each for a minute."""
+    assert one.journal is not None
+    for number in range(1_000):  # of 100 keys there is room in the journal
+        one.count(key=f"rate:{number}", ttl_ms=5_000)
+        one.now += 0.1
+        one.store.expire(one.now, 100)
+    assert len(one.journal) <= 60
+    assert one.journal.overflows == 0
+    one.now += 10
+    one.store.expire(one.now, 100)
+    assert one.tier.dirty(100) == []
+    assert not one.journal
 
 
 def test_it_takes_over_the_time_to_live_of_what_was_set(one: Counting) -> None:
@@ -564,6 +614,30 @@ def test_but_not_from_before_a_write_that_it_knows(one: Counting, how: str) -> N
             one.tier.settled(one.tier.draft(Kind.DELETE, "hits"))
     assert one.count() == 1
     assert one.read() == 1
+
+
+def test_nor_from_before_what_it_is_reminded_of(one: Counting) -> None:
+    """Redis is gone, and had a set of this instance: what it has counted after that, it goes on from."""
+    run(one.tier.set("hits", b"50", None))
+    (written,) = one.told()
+    one.store.clear()
+    counted_in_redis(one, 57, 10_000)
+    one.tier.remember([written._replace(kind=Kind.INVALIDATE, value=b"")])
+    assert one.count() == 58
+    later = one.tier.draft(Kind.INVALIDATE, "hits")
+    one.tier.remember([later])
+    assert one.count() == 1
+
+
+def test_a_counter_outlives_that_somebody_changed_it_before_redis_forgot(one: Counting) -> None:
+    one.tier.count_doubted(one.tier.count("hits", 5, None, Way.PLAIN), 5)
+    one.wall_ms += 10
+    changed = [Op(Kind.INVALIDATE, key, make_stamp(one.wall_ms, 0, NOBODY)) for key in ("hits", "other")]
+    one.tier.forget_in_redis(changed)
+    assert one.read() == 5
+    assert {counter_of(op.key) if is_share(op.key) else op.key for op in one.tier.dirty(10)} == {"hits", "other"}
+    one.tier.forget_in_redis([Op(Kind.INVALIDATE, "hits", make_stamp(one.wall_ms, 0, 2))])  # somebody known wrote it
+    assert one.read() is None
 
 
 def test_a_share_that_is_nonsense_is_refused(one: Counting) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from meshcache.loads import Load, Loads
+from meshcache.shares import share_key
 from meshcache.stamp import Kind, Op, make_stamp
 
 BEGAN = make_stamp(1, 0, 1)
@@ -71,6 +73,7 @@ CHANGES = [
     lambda loads: loads.heard([Op(Kind.DELETE, "key", BEGAN)]),
     lambda loads: loads.heard([Op(Kind.SET, "other", BEGAN), Op(Kind.SET, "key", BEGAN)]),
     lambda loads: loads.heard([Op(Kind.SWEEP, "k*", BEGAN)]),
+    lambda loads: loads.heard([Op(Kind.SET, share_key(1, 0, "key"), BEGAN, b"7")]),
     lambda loads: loads.lead("key"),
 ]
 
@@ -172,3 +175,13 @@ def test_a_circle_of_many(loads: Loads) -> None:
             loads.join(key, (d,))
     assert loads.join("d", ()) == (d, False)
     assert loads.join("c", ()) == (c, False)
+
+
+def test_loaders_that_wait_for_one_load_in_many_ways(loads: Loads) -> None:
+    """Each asks twice for the next: there are 2^50 ways to the last, and none is gone twice."""
+    chain = [loading(loads, f"{i}") for i in range(50)]
+    for load, following in pairwise(chain):
+        loads.waits((load,), following)
+        loads.waits((load,), following)
+    assert loads.join("0", ()) == (chain[0], False)
+    assert loads.join("0", (loading(loads, "another"),)) == (chain[0], False)

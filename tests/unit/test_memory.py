@@ -520,3 +520,18 @@ def test_values_in_doubt_are_forgotten_and_deletes_are_not(instance: Instance, t
     assert tier.op("deleted", False, instance.now) is not None
     assert tier.op("value", False, instance.now) is None
     assert [(op.kind, op.key) for op in tier.dirty(10)] == [(Kind.INVALIDATE, "value"), (Kind.DELETE, "deleted")]
+
+
+def test_a_sweep_that_redis_has_is_repeated_while_something_older_may_be_on_its_way_there(
+    instance: Instance, tier: MemoryTier
+) -> None:
+    """Nothing in Redis refuses what a sweep deleted: a set of a peer that is being brought there may arrive after it."""
+    assert tier.journal is not None
+    peers = HybridClock(99, lambda: 2_000)
+    sweep = Op(Kind.SWEEP, "a*", peers.tick())
+    tier.apply([sweep], in_redis=True)
+    assert not tier.journal
+    tier.apply([Op(Kind.SET, "key", peers.tick(), b"x")])
+    later = Op(Kind.SWEEP, "k*", peers.tick())
+    tier.apply([later], in_redis=True)
+    assert tier.journal.sweeps == {"k*": later.stamp}

@@ -62,6 +62,21 @@ def test_what_was_read_is_kept_for_stale_ttl(instance: Instance) -> None:
     assert instance.near.hits == 2
 
 
+def test_a_read_of_many_keys_fills_as_many_reads_of_one(instance: Instance) -> None:
+    instance.filled("same")
+    instance.filled("gone")
+    instance.filled("other", b"old")
+    begun = instance.near.counter
+    instance.near.invalidate(["late"])
+    found = dict.fromkeys(("same", "new", "other", "late"), b"value")
+    instance.near.fill_all([*found, "gone"], found, begun)
+    assert [key for key in ("same", "new", "other", "late", "gone") if read(instance, key)] == ["same", "new"]
+    instance.near.lose_track()
+    instance.near.track()
+    instance.near.fill_all([*found], found, begun)
+    assert read(instance, "late") is None
+
+
 def test_a_key_that_is_read_again_lives_on(instance: Instance) -> None:
     for _ in range(10):
         instance.filled()

@@ -156,6 +156,24 @@ async def test_a_copy_is_never_older_than_the_counter(redis_server: RedisServer)
             await reads(one, "hits", 2 * number)
 
 
+async def test_it_is_counted_after_what_is_being_loaded(redis_server: RedisServer) -> None:
+    async with lone_cache(redis_server.url, near_cache="off") as cache:  # otherwise Redis tells of the change
+        begun, go = anyio.Event(), anyio.Event()
+
+        @cache.cached(ttl=60, key="hits")
+        async def load() -> int:
+            begun.set()
+            await go.wait()
+            return 1000
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(load.refresh)
+            await begun.wait()
+            assert await cache.incr("hits") == 1
+            go.set()
+        assert await cache.get("hits") == 1
+
+
 # -- replies that do not come
 
 
@@ -189,13 +207,16 @@ async def test_an_increment_that_timed_out(redis_server: RedisServer, proxy: Out
         assert await cache.incr("hits") == 17
 
 
-async def test_a_caller_that_goes_away(redis_server: RedisServer, proxy: OutageProxy) -> None:
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_a_caller_that_goes_away(redis_server: RedisServer, proxy: OutageProxy, arrives: bool) -> None:
     async with lone_cache(proxy.url) as cache:
         await cache.incr("hits")
         for _ in range(5):
             proxy.silence()
             with anyio.move_on_after(0.02):
                 await cache.incr("hits")
+            if not arrives:
+                proxy.reset()
             proxy.forward()
         await clean(cache)
         assert await cache.get("hits") == 6
@@ -376,6 +397,23 @@ async def test_the_one_that_recovers_is_killed_half_way(redis_server: RedisServe
             proxy.forward()
             await clean(survivor)
             assert redis.mget([f"test:counter:{number}" for number in range(counters)]) == [b"3"] * counters
+
+
+async def test_a_server_that_was_started_anew_with_all_its_data(anyio_backend: Any) -> None:
+    """Others were told of the changes, and do not know by whom or how: they must not delete a counter for that."""
+    with RedisServer(persistent=True) as server:
+        async with mesh(server.url, server.url, server.url) as (one, two, three):
+            for number in range(1, 11):
+                assert await one.incr("hits") == 2 * number - 1
+                assert await two.incr("hits") == 2 * number
+            await three.get("hits")
+            server.client().save()
+            server.restart()
+            await lose_redis(*[cache for cache in (one, two, three) if cache.mode is Mode.REDIS])
+            await one.incr("hits")
+            await clean(one, two, three)
+            for cache in (one, two, three):
+                await reads(cache, "hits", 21)
 
 
 @pytest.mark.parametrize(("on_recovery", "after"), [("replay", 12), ("invalidate", 2), ("discard", 10)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from random import Random
 from typing import Any
 
 import anyio
@@ -14,6 +16,7 @@ from meshcache import ClosedError, CodecError, MeshCache, Mode, RedisCommandErro
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
 from tests.io.cache.instances import lone_cache, mesh
+from tests.io.cache.wires import Wires
 from tests.support import eventually
 
 pytestmark = pytest.mark.anyio
@@ -80,11 +83,12 @@ async def while_loading(
     async def call() -> None:
         got.append(await load(source))
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(call)
-        await source.called()
-        await change()
-        source.open()
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            await source.called()
+            await change()
+            source.open()
     assert source.calls == 1
     return got[0]
 
@@ -239,7 +243,53 @@ async def test_a_write_while_it_loads(cache: MeshCache, change: Callable[[MeshCa
     assert await cache.get("key") == "new"
 
 
-async def test_deletes_all_the_time(cache: MeshCache) -> None:
+async def test_an_increment_while_it_loads(cache: MeshCache) -> None:
+    await while_loading(cache, lambda: cache.incr("key", 5), lambda source: cache.get_or_set("key", source))
+    assert await cache.get("key") == 5
+
+
+@pytest.mark.parametrize("load", ["get_or_set", "refresh"])
+@pytest.mark.parametrize("change", ["delete", "delete_many", "delete_match", "clear", "set", "set_many"])
+async def test_a_change_while_the_value_is_on_its_way_comes_after_it(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, load: str, change: str
+) -> None:
+    async with lone_cache(redis_server.url, near_cache="off", op_timeout=5.0) as cache:
+        changes = {
+            "delete": lambda: cache.delete("key"),
+            "delete_many": lambda: cache.delete_many(["other", "key"]),
+            "delete_match": lambda: cache.delete_match("k*"),
+            "clear": cache.clear,
+            "set": lambda: cache.set("key", "new"),
+            "set_many": lambda: cache.set_many({"key": "new"}),
+        }
+        loads = {"get_or_set": cache.get_or_set, "refresh": partial(cache._refresh, ttl=None)}
+        fill = cache._loading._shelf.fill
+        on_its_way, arrives, done = anyio.Event(), anyio.Event(), anyio.Event()
+
+        async def slow(*args: Any, **kwargs: Any) -> bool:
+            on_its_way.set()
+            await arrives.wait()
+            return await fill(*args, **kwargs)
+
+        async def make_change() -> None:
+            await changes[change]()
+            done.set()
+
+        monkeypatch.setattr(cache._loading._shelf, "fill", slow)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(loads[load], "key", Source("old"))
+                await on_its_way.wait()
+                tasks.start_soon(make_change)
+                await anyio.wait_all_tasks_blocked()
+                await cache.get("key")  # time enough for a change that does not wait
+                has_waited = not done.is_set()
+                arrives.set()
+        assert has_waited
+        assert await cache.get("key") == ("new" if change.startswith("set") else None)
+
+
+async def deletes_all_the_time(cache: MeshCache, versions: int) -> None:
     """Whoever asks after a delete gets what the source said after it, and so does whoever asks next."""
     version = 0
 
@@ -250,17 +300,76 @@ async def test_deletes_all_the_time(cache: MeshCache) -> None:
         return loaded
 
     async def ask() -> None:
-        while version < 200:
+        while version < versions:
             asked = version
-            assert await cache.get_or_set("key", load) >= asked - 1
+            assert await cache.get_or_set("key", load) >= asked - 1  # of the newest the delete may be under way
 
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
             tasks.start_soon(ask)
-        for version in range(1, 201):
+        for version in range(1, versions + 1):
             await cache.delete("key")
             assert await cache.get_or_set("key", load) == version
-    assert await cache.get("key") == 200
+    assert await cache.get("key") == versions
+
+
+async def test_deletes_all_the_time(cache: MeshCache) -> None:
+    await deletes_all_the_time(cache, 200)
+
+
+@pytest.mark.parametrize("near_cache", ["off", "standby", "serve"])
+async def test_deletes_all_the_time_while_answers_are_late(redis_server: RedisServer, near_cache: Any) -> None:
+    random = Random(1)
+    with Wires(redis_server.host, redis_server.port) as wires:
+        async with lone_cache(wires.url, near_cache=near_cache, op_timeout=5.0) as cache:
+            wires.reply_delay = wires.tracked_delay = lambda: random.choice([0, 0, 0.001, 0.003])
+            await deletes_all_the_time(cache, 50)
+
+
+async def test_a_delete_that_takes_its_time_while_a_load_asks(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load asks after the delete has been called and before Redis has made it, and hears afterwards."""
+    raw = redis_server.client()
+    async with lone_cache(redis_server.url, near_cache="off", op_timeout=5.0) as cache:
+        codec, find = cache._codec, cache._loading._shelf.find
+        asked, heard, answers = anyio.Event(), anyio.Event(), []
+
+        async def late(key: str) -> bytes | None:
+            if not answers:
+                raw.set("test:key", codec.encode("old"))
+                raw.client_pause(5_000, all=False)  # writes wait, reads are served
+                tasks.start_soon(delete)
+                await anyio.wait_all_tasks_blocked()
+            answers.append(await find(key))
+            if len(answers) == 2:
+                asked.set()
+                await heard.wait()
+            return answers[-1]
+
+        deleted = anyio.Event()
+
+        async def delete() -> None:
+            await cache.delete("key")
+            deleted.set()
+
+        got: list[Any] = []
+
+        async def ask() -> None:
+            got.append(await cache.get_or_set("key", Source("new")))
+
+        monkeypatch.setattr(cache._loading._shelf, "find", late)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask)
+                await asked.wait()
+                raw.client_unpause()
+                await deleted.wait()
+                tasks.start_soon(ask)
+                await anyio.wait_all_tasks_blocked()
+                heard.set()
+        assert answers[:2] == [codec.encode("old")] * 2
+        assert got == ["new", "new"]
 
 
 async def test_a_write_of_somebody_else_while_it_loads(redis_server: RedisServer) -> None:
@@ -299,13 +408,15 @@ async def test_a_delete_by_a_peer_while_it_loads() -> None:
             await next_millisecond()
             await two.delete("key")
 
-        async def delete_and_tell() -> None:
+        async def delete_and_ask() -> None:
             await delete()
             await two.set("deleted", 1)
             await eventually(lambda: one.exists("deleted"))
+            assert await one.get_or_set("key", Source("new")) == "new"
 
-        await while_loading(one, delete_and_tell, lambda source: one.get_or_set("key", source))
-        assert await one.get("key") is None
+        assert await while_loading(one, delete_and_ask, lambda source: one.get_or_set("key", source)) == "old"
+        assert await one.get("key") == "new"
+        await one.delete("key")
 
         await while_loading(one, delete, lambda source: one.get_or_set("key", source))
         await one.set("from one", 1)

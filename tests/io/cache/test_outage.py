@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import anyio
@@ -211,6 +212,31 @@ async def test_a_timeout_alone_is_no_outage_but_puts_the_write_in_doubt(
             await eventually(lambda: redis.get("test:key") == cache._codec.encode("new"))
             await eventually(lambda: cache.stats()["dirty"] == 0)
             assert await cache.get("key") == "new"
+            tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "read", [lambda cache: cache.get("key"), lambda cache: cache.get_many(["key"])], ids=["get", "get_many"]
+)
+async def test_a_loop_of_reads_of_what_is_in_doubt_lets_others_have_their_turn(
+    redis_server: RedisServer, proxy: OutageProxy, read: Callable[[MeshCache], Awaitable[object]]
+) -> None:
+    async with lone_cache(proxy.url, op_timeout=0.1, failure_threshold=1000) as cache:
+        redis_server.client().client_pause(150, all=False)  # writes wait, reads are served
+        async with anyio.create_task_group() as tasks:
+
+            async def keep_reading() -> None:
+                while True:
+                    await cache.get("other")
+
+            tasks.start_soon(keep_reading)
+            await anyio.sleep(0)
+            await cache.set("key", "new")
+            assert cache.stats()["dirty"] == 1
+            deadline = time.monotonic() + 5
+            while cache.stats()["dirty"]:
+                await read(cache)
+                assert time.monotonic() < deadline, "nobody else has had a turn"
             tasks.cancel_scope.cancel()
 
 

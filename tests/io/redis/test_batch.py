@@ -299,6 +299,24 @@ async def test_what_waited_for_a_lane_has_the_less_time_left(
     assert 0.9 <= callers.times["late"] < 1.0 + SCHEDULING
 
 
+async def test_only_calls_of_about_the_same_age_share_a_batch(
+    gate: Gate, callers: Callers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch ends as a whole: the old ones would wait too long, or the young ones not long enough."""
+    monkeypatch.setattr(batch, "_MORE_LANES", 0)
+    async with running(gate, 1.0) as link:
+        hold = await hold_lanes(link, gate, callers)
+        for age in ("old", "young"):
+            for i in range(5):
+                callers.start(link, f"{age} {i}", "ECHO", f"{age} {i}")
+            await anyio.sleep(0.15)
+        hold.let_go()
+        await eventually(lambda: len(callers.times) == 16)
+    ages = [{str(command[1]).split()[0] for command in commands} for commands in gate.batches]
+    assert not any({"old", "young"} <= together for together in ages)
+    assert max(map(len, gate.batches)) == 5
+
+
 # -- what stands in the way
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from meshcache.errors import RedisCommandError
 from meshcache.redis.count import Counted, bring_shares, count
-from meshcache.redis.fence import apply
+from meshcache.redis.fence import apply, expire
 from meshcache.redis.link import Link
 from meshcache.redis.names import Names
 from meshcache.shares import MAX_VALUE, MIN_VALUE, Share, pack_share, share_key
-from meshcache.stamp import Kind, Op, Stamp, make_stamp
+from meshcache.stamp import NOBODY, Kind, Op, Stamp, make_stamp
 from meshcache.testing.server import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -124,6 +124,46 @@ async def test_a_delete_ends_what_was_counted_before_it(
     if kind is not Kind.SWEEP:  # a sweep sets no fence where there was none
         assert await bring(share(5, 9, 60)) == [False]
         assert value(server) == 4
+
+
+async def test_there_is_never_more_after_an_old_delete_than_before_it(
+    link: Link, names: Names, bring: Bring, server: RedisServer
+) -> None:
+    """A plain delete leaves no trace among what was counted."""
+    redis = server.client()
+    for series, left in ((8, 1), (8, -1)):
+        redis.flushall()
+        await bring(share(series, series, 50), share(9, 9, 3, node=2))
+        redis.delete(KEY)
+        redis.incrby(KEY, left)
+        await apply(link, names, [Op(Kind.DELETE, "hits", stamp(6))], NOW, HOUR_MS)
+        assert value(server) == (1 if left == 1 else None)
+
+
+async def test_what_somebody_changed_somehow_is_not_deleted_if_it_is_a_counter(
+    link: Link, names: Names, bring: Bring, server: RedisServer
+) -> None:
+    """A server that was started anew may show too little of it; but that is better than nothing."""
+    await bring(share(8, 8, 4))
+    server.client().set("gw:other", "x")
+    nobody = [Op(Kind.INVALIDATE, key, make_stamp(20, 0, NOBODY)) for key in ("hits", "other")]
+    assert await apply(link, names, nobody, NOW, HOUR_MS) == [False, True]
+    assert value(server) == 4
+    assert server.client().get("gw:other") is None
+    assert await bring(share(8, 9, 5)) == [True]
+    assert value(server) == 5
+
+
+async def test_a_new_time_to_live_of_a_counter_is_nothing_to_tell(
+    link: Link, names: Names, bring: Bring, server: RedisServer
+) -> None:
+    """Who is told of shares would count them twice, if it were told of their sum too."""
+    await apply(link, names, [Op(Kind.SET, "hits", stamp(6), b"100")], NOW, HOUR_MS)
+    await bring(share(8, 8, 4))
+    assert await expire(link, names, "hits", 5_000, 1, HOUR_MS) is True
+    assert 4_000 < server.client().pttl(KEY) <= 5_000
+    assert await bring(share(8, 9, 5)) == [True]
+    assert value(server) == 105
 
 
 async def test_a_counter_that_is_gone_does_not_come_back_with_a_delete(

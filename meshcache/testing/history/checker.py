@@ -9,135 +9,31 @@ Not certain, so never held against anybody:
 - a call without an answer (its process was killed): its write may have happened, at any time up to healing;
 - a ``set`` with ``nx`` or ``xx`` that said False: if only the reply was lost, it wrote all the same;
 - an ``expire``: in an outage it writes the value that its instance knows once more;
-- a write that memory acknowledged, of an instance that was killed before a peer can have heard of it.
+- a write that memory acknowledged, of an instance that was killed before a peer can have heard of it;
+- a write of an instance that is gone, in a Redis that came back as it was before that write.
 
 What may not enter: I/O, a clock, randomness, anything of meshcache.
 """
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from fnmatch import translate
-from functools import cache
 from itertools import accumulate
 from math import inf
 from typing import Any
 
-__all__ = [
-    "REDIS",
-    "Call",
-    "History",
-    "Incident",
-    "Interval",
-    "Read",
-    "Violation",
-    "heard_until",
-    "judge",
-    "kept",
-    "stale_reads",
-]
+from .records import REDIS, Call, History, Read
+from .story import describe, grouped, second, tell, tell_call
 
-REDIS = "Redis"
-"""Where a read of Redis itself, past every instance, was made."""
+__all__ = ["Interval", "Violation", "heard_until", "judge", "kept", "stale_reads"]
 
-SLACK = 0.002
-"""Stamps count milliseconds: of two writes that follow each other faster than this, in seconds, either may win."""
-
-_STORY_LINES = 70
 _LASTING = 100.0
 """A value with such a time to live, in seconds, outlives every run."""
 
 Interval = tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call on one instance.
-
-    Attributes:
-        instance: its name; another after each restart.
-        what: ``get``, ``set``, ``delete``, ``delete_match``, ``expire`` or ``incr``.
-        key: the key, or the pattern.
-        value: what was written, unique; or the increment.
-        began: when, in seconds.
-        ended: when the answer was there; ``inf`` if it never was.
-        answer: of a ``get`` the value, None for a miss.
-        error: what it raised, if so.
-        ttl: of a ``set``: how long the value lives, in seconds.
-        in_memory: whether the answer may have come from memory, so that only this process knew of the write.
-        note: options of the call and the mode around it, for the story.
-    """
-
-    instance: str
-    what: str
-    key: str
-    value: Any = None
-    began: float = 0.0
-    ended: float = inf
-    answer: Any = None
-    error: str = ""
-    ttl: float = inf
-    in_memory: bool = False
-    note: str = ""
-
-    @property
-    def may_write(self) -> bool:
-        """Whether it changes what is read, or may have done so."""
-        return self.what not in ("get", "incr")
-
-    @property
-    def is_certain_write(self) -> bool:
-        """Whether it was acknowledged that the key was written or deleted."""
-        if self.ended == inf or self.error:
-            return False
-        return self.what in ("delete", "delete_match") or (self.what == "set" and self.answer is True)
-
-    def concerns(self, key: str) -> bool:
-        """Whether it reads or writes this key."""
-        return _matcher(self.key)(key) is not None if self.what == "delete_match" else self.key == key
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A read after healing: ``where`` is an instance's name or :data:`REDIS`."""
-
-    where: str
-    key: str
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Incident:
-    """What happened besides the calls: a fault, the end of one, a change of mode; or what concerns only one ``key``."""
-
-    at: float
-    text: str
-    key: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """All that is known of one run.
-
-    Attributes:
-        calls: every call, in any order.
-        reads: what was read after healing, on each instance and in Redis.
-        incidents: for the story.
-        heard_until: of each killed instance, until when its writes must have been heard by a peer; see :func:`heard_until`.
-        is_exact: whether counters must be exact: no instance was killed, and Redis lost nothing.
-        began: what the story counts its seconds from.
-    """
-
-    calls: Sequence[Call]
-    reads: Sequence[Read]
-    incidents: Sequence[Incident] = ()
-    heard_until: Mapping[str, float] = field(default_factory=dict)
-    is_exact: bool = True
-    began: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +60,7 @@ def judge(history: History) -> list[Violation]:
     """Everything that must not be; empty if all is well."""
     keys = _by_key(history)
     violations = [
-        Violation("raised", call.key, f"{call.what} on {call.instance} raised {call.error}", _around(history, call))
+        Violation("raised", call.key, f"{call.what} on {call.instance} raised {call.error}", tell_call(history, call))
         for call in history.calls
         if call.error
     ]
@@ -182,7 +78,7 @@ def stale_reads(history: History) -> int:
 
     Not wrong in an outage, when instances learn of each other's writes a moment later; a measure of that moment.
     """
-    return sum(_stale_of_key(facts) for facts in _by_key(history).values())
+    return sum(_stale_of_key(facts, history.slack) for facts in _by_key(history).values())
 
 
 def kept(history: History) -> tuple[int, int]:
@@ -233,11 +129,6 @@ def heard_until(
 # -- the facts of a key
 
 
-@cache
-def _matcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
-    return re.compile(translate(pattern)).match
-
-
 @dataclass(slots=True)
 class _Facts:
     key: str
@@ -276,8 +167,10 @@ def _by_key(history: History) -> dict[str, _Facts]:
 
 
 def _died_with(history: History, call: Call) -> bool:
-    """Whether only a process knew of this write that was killed before it told anybody for certain."""
-    return call.in_memory and call.ended > history.heard_until.get(call.instance, inf)
+    """Whether only a process knew of this write that is gone, and need not have told anybody."""
+    if call.in_memory and call.ended > history.heard_until.get(call.instance, inf):
+        return True
+    return any(start <= call.ended and call.began <= end for start, end in history.forgotten.get(call.instance, ()))
 
 
 # -- what is judged
@@ -291,10 +184,10 @@ def _reads_in_the_run(history: History, facts: _Facts) -> list[Violation]:
         write = facts.writers.get(call.answer)
         if write is None:
             why = f"{call.instance} read {call.answer!r}, which nobody ever wrote to it"
-            found.append(Violation("never written", facts.key, why, _story(history, facts, call.began, call.ended)))
+            found.append(Violation("never written", facts.key, why, _story(history, facts, call.began)))
         elif write.began > call.ended:
             why = f"{call.instance} read {call.answer!r} before {write.instance} began to write it"
-            found.append(Violation("too early", facts.key, why, _story(history, facts, call.began, write.ended)))
+            found.append(Violation("too early", facts.key, why, _story(history, facts, call.began)))
     return found
 
 
@@ -312,12 +205,12 @@ def _final_reads(history: History, facts: _Facts) -> list[Violation]:
             found.append(
                 Violation("never written", facts.key, f"{told}, which nobody ever wrote to it", _story(history, facts))
             )
-        elif newest is not None and newest.began > facts.settled(write) + SLACK:
+        elif newest is not None and newest.began > facts.settled(write) + history.slack:
             why = (
-                f"{told}, which {write.instance} had written by {_second(history, write.ended)}, "
-                f"before {newest.instance} began to {_describe(newest)} at {_second(history, newest.began)}"
+                f"{told}, which {write.instance} had written by {second(history, write.ended)}, "
+                f"before {newest.instance} began to {describe(newest)} at {second(history, newest.began)}"
             )
-            found.append(Violation("lie", facts.key, why, _story(history, facts, write.began, newest.ended)))
+            found.append(Violation("lie", facts.key, why, _story(history, facts, write.began)))
     return found
 
 
@@ -328,7 +221,7 @@ def _counter(history: History, facts: _Facts) -> list[Violation]:
         call.what == "delete_match" and call.concerns(facts.key) for call in history.calls
     )
     found = []
-    for value, places in _grouped((read.value or 0, read.where) for read in facts.reads):
+    for value, places in grouped((read.value or 0, read.where) for read in facts.reads):
         told = f"after healing {' and '.join(places)} read {value}"
         if not isinstance(value, int) or abs(value) > abs(attempted) or value * attempted < 0:
             why = f"{told}, and increments of {attempted} in all were attempted"
@@ -340,16 +233,7 @@ def _counter(history: History, facts: _Facts) -> list[Violation]:
     return found
 
 
-def _grouped(pairs: Iterable[tuple[Any, str]]) -> list[tuple[Any, list[str]]]:
-    groups: dict[Any, list[str]] = {}
-    for value, where in pairs:
-        places = groups.setdefault(value, [])
-        if where not in places:
-            places.append(where)
-    return list(groups.items())
-
-
-def _stale_of_key(facts: _Facts) -> int:
+def _stale_of_key(facts: _Facts, slack: float) -> int:
     writes = sorted(facts.certain, key=lambda call: call.ended)
     ends = [write.ended for write in writes]
     newest = list(accumulate((write.began for write in writes), max))
@@ -357,62 +241,9 @@ def _stale_of_key(facts: _Facts) -> int:
     for call in facts.calls:
         if call.what == "get" and call.answer is not None and (write := facts.writers.get(call.answer)) is not None:
             before = bisect_left(ends, call.began)
-            count += before > 0 and newest[before - 1] > facts.settled(write) + SLACK
+            count += before > 0 and newest[before - 1] > facts.settled(write) + slack
     return count
 
 
-# -- the story
-
-
-def _story(history: History, facts: _Facts, start: float = -inf, end: float = inf) -> str:
-    """What happened to a key: all its calls and all incidents, as much of it around what matters as can be read."""
-    lines = [(call.began, _line(history, call)) for call in facts.calls]
-    lines += [
-        (incident.at, f"{_second(history, incident.at):>9}  * {incident.text}")
-        for incident in history.incidents
-        if incident.key in ("", facts.key)
-    ]
-    lines.sort(key=lambda line: line[0])
-    if len(lines) > _STORY_LINES:
-        lines = _shortened(lines, start, end)
-    told = [text for _, text in lines]
-    for value, places in _grouped((read.value, read.where) for read in facts.reads):
-        told.append(f"{'healed':>9}  {' '.join(places)} read {value!r}")
-    return "\n".join(f"  {line}" for line in told)
-
-
-def _shortened(lines: list[tuple[float, str]], start: float, end: float) -> list[tuple[float, str]]:
-    """The lines from ``start`` to ``end``, with as many around as there is room for; the middle is left out if that is too much."""
-    first = next((place for place, (at, _) in enumerate(lines) if at >= start), 0)
-    last = next((place for place, (at, _) in enumerate(lines) if at > end), len(lines))
-    room = max(8, (_STORY_LINES - (last - first)) // 2)
-    before, after = lines[max(0, first - room) : first], lines[last : last + room]
-    chosen = lines[first:last]
-    if len(chosen) > _STORY_LINES:
-        half = _STORY_LINES // 2
-        left_out = (chosen[half][0], f"{'…':>9}  {len(chosen) - 2 * half} lines more")
-        chosen = [*chosen[:half], left_out, *chosen[-half:]]
-    return [*before, *chosen, *after]
-
-
-def _around(history: History, call: Call) -> str:
-    near = [one for one in history.incidents if call.began - 1 <= one.at <= call.ended and one.key in ("", call.key)]
-    return "\n".join([f"  {_second(history, one.at):>9}  * {one.text}" for one in near] + [f"  {_line(history, call)}"])
-
-
-def _line(history: History, call: Call) -> str:
-    if call.error:
-        outcome = f"raised {call.error}"
-    elif call.ended == inf:
-        outcome = "no answer"
-    else:
-        outcome = f"{call.answer!r} after {1000 * (call.ended - call.began):.1f} ms"
-    return f"{_second(history, call.began):>9}  {call.instance:<3} {_describe(call)}{call.note} -> {outcome}"
-
-
-def _describe(call: Call) -> str:
-    return f"{call.what} {call.key}" + ("" if call.value is None else f" = {call.value!r}")
-
-
-def _second(history: History, at: float) -> str:
-    return f"{at - history.began:.4f}"
+def _story(history: History, facts: _Facts, start: float = -inf) -> str:
+    return tell(history, facts.key, facts.calls, facts.reads, start)

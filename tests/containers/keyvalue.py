@@ -1,6 +1,6 @@
-"""A gateway in one file: a shared cache behind HTTP.  What the containers of ``compose.yaml`` and of the tests run.
+"""A cache behind HTTP, key by key: what the containers of the tests run.  The gateway for readers is in ``compose/``.
 
-It is an example, not a server for the open network: standard library only, one request a connection, no authentication.
+Only meshcache and the standard library; one request a connection.
 
     GET    /cache/KEY           200 {"value": ...}, or 404 for a miss
     PUT    /cache/KEY?ttl=60    204; the body is the value as JSON
@@ -44,7 +44,7 @@ async def main() -> None:
                 await write(writer, status, body)
             writer.close()
 
-        async with await asyncio.start_server(serve, "0.0.0.0", PORT):  # noqa: S104 a container's own interfaces
+        async with await asyncio.start_server(serve, "0.0.0.0", PORT):
             await done.wait()
 
 
