@@ -163,6 +163,7 @@ class MemoryTier:
         """
         op = self.draft(Kind.SET, key, value, ttl_ms, began)
         if not self.is_outdated(key, began) and self.store.apply(op, self._now()):
+            self._counters_follow(op)
             self._mark(op, foreign=False)
             self._publish(op)
         return False
@@ -461,8 +462,7 @@ class MemoryTier:
 
     def without_copy(self, found: Mapping[str, bytes], ttl: float) -> list[str]:
         """Redis has these values: the keys of those of which there is no such copy with about so many seconds to live."""
-        expires_at, touch = self._now() + ttl, self.store.touch_copy
-        return [key for key, value in found.items() if not touch(key, value, expires_at)]
+        return self.store.without_copy(found, self._now() + ttl)
 
     def keep(self, key: str, value: bytes, ttl: float, *, newest: bool = False, ttl_known: bool = False) -> bool:
         """Redis has this value.  Not kept where a stamped write is known of the key, or one that Redis does not have yet.

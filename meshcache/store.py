@@ -269,6 +269,18 @@ class Store:
         entries.move_to_end(key)
         return entry
 
+    def without_copy(self, found: Mapping[str, bytes], expires_at: float) -> list[str]:
+        """:meth:`touch_copy` for many keys; those of them for which it is not so."""
+        entries = self._entries
+        without: list[str] = []
+        for key, value in found.items():
+            entry = entries.get(key)
+            if entry is not None and entry.value == value and entry.ttl_known and not entry.stamp:
+                entries.move_to_end(key)
+            elif not self.touch_copy(key, value, expires_at):
+                without.append(key)
+        return without
+
     def touch_copy(self, key: str, value: bytes, expires_at: float) -> bool:
         """Whether there is a copy with this value, and about this long to live; makes it the most recently used entry."""
         entry = self._entries.get(key)

@@ -8,6 +8,7 @@ both, ``~gateway:*`` and ``~{gateway*``.
 from __future__ import annotations
 
 from binascii import crc_hqx
+from collections.abc import Iterable
 from itertools import count
 from typing import Final
 
@@ -47,6 +48,11 @@ class Names:
     def key(self, key: str) -> bytes:
         """The Redis key of a key."""
         return self.prefix + key.encode()
+
+    def keys(self, keys: Iterable[str]) -> list[bytes]:
+        """The Redis keys of many keys."""
+        prefix = self.prefix
+        return [prefix + key.encode() for key in keys]
 
     def strip(self, redis_key: bytes) -> str | None:
         """The key of a Redis key; None if it is of another namespace or not valid UTF-8, so not one of ours."""

@@ -53,7 +53,7 @@ class RedisTier:
         """The keys found, with their values.  What is not a string in Redis counts as not found, as MGET has it."""
         found: dict[str, bytes] = {}
         for some in _portions(keys):
-            values = await self._link.execute("MGET", *map(self._key, some))
+            values = await self._link.execute("MGET", *self._names.keys(some))
             found |= {key: value for key, value in zip(some, values, strict=True) if value is not None}
             hits = len(values) - values.count(None)
             self.hits += hits
