@@ -8,6 +8,7 @@ What may not enter: any rule about keys, values, tiers or loads; those are the a
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import threading
@@ -23,7 +24,6 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 import anyio
-from anyio.from_thread import BlockingPortal
 
 from .cache import MeshCache
 from .cached import KeyedFunction, check_unambiguous
@@ -323,21 +323,24 @@ class BlockingCachedFunction(KeyedFunction[P, R]):
 class _Loop:
     """The event loop and its thread.
 
+    Not anyio's ``start_blocking_portal``: that waits for its thread when it is garbage-collected, also in a forked child,
+    which has no such thread; and a caller that is interrupted while a call starts cannot cancel it.
+
     Attributes:
         is_inherited: this is a forked child, which has the object but not the thread: nothing may be asked of it.
     """
 
     def __init__(self) -> None:
         self._process = os.getpid()
-        self._changed = threading.Condition()
-        self._starting = 0
+        self._lock = threading.Lock()  # what is handed over to a loop that has just ended would never run
         self._is_closed = False
-        self._loads: set[Future[Any]] = set()
         self._stopping = threading.Lock()
-        started: Future[BlockingPortal] = Future()
-        self._thread = threading.Thread(target=_serve, args=(started,), name="meshcache", daemon=True)
+        self._loads: set[Future[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        self._thread = threading.Thread(target=self._serve, args=(started,), name="meshcache", daemon=True)
         self._thread.start()
-        self._portal = started.result()
+        self._loop, self._end = started.result()
 
     @property
     def is_inherited(self) -> bool:
@@ -362,8 +365,9 @@ class _Loop:
             future.add_done_callback(lambda _: requests.put(None))
             while (request := requests.get()) is not None:
                 request.serve(loader)
-                with suppress(ClosedError):  # then the call is cancelled as well
-                    self._start(request.served.set, ())
+                with self._lock:
+                    if not self._is_closed:  # otherwise the call is cancelled as well
+                        self._loop.call_soon_threadsafe(request.served.set)
         except BaseException:
             future.cancel()  # another caller takes over
             raise
@@ -374,57 +378,60 @@ class _Loop:
     def stop(self, last: Callable[[], Awaitable[None]] | None) -> None:
         """End the thread, after ``last``.  Calls under way come to their end, but those that load are cancelled."""
         with self._stopping:
-            with self._changed:
+            with self._lock:
                 if self._is_closed:
                     return
                 self._is_closed = True
-                self._changed.wait_for(lambda: not self._starting)
             try:
                 if last is not None:
-                    self._portal.call(last)
+                    asyncio.run_coroutine_threadsafe(self._call(last, ()), self._loop).result()
             finally:
                 for future in tuple(self._loads):
                     future.cancel()
-                self._portal.call(self._portal.stop)
+                self._loop.call_soon_threadsafe(self._end.set)
                 self._thread.join()
 
     def _start(self, function: Callable[..., Any], args: tuple[Any, ...], *, is_load: bool = False) -> Future[Any]:
         if self.is_inherited:
             raise ClosedError("the cache was opened before a fork: make a new BlockingMeshCache")
-        # What is handed over to a loop that has just ended is never run: the loop must not end meanwhile.
-        with self._changed:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "a BlockingMeshCache must not be called by its own event loop, which would wait for itself"
+            )
+        with self._lock:
             if self._is_closed:
                 raise ClosedError(_CLOSED)
-            self._starting += 1
-        try:
-            future: Future[Any] = self._portal.start_task_soon(function, *args)
+            future: Future[Any] = asyncio.run_coroutine_threadsafe(self._call(function, args), self._loop)
             if is_load:
                 self._loads.add(future)
-            return future
+        return future
+
+    # -- in the thread
+
+    def _serve(self, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
+        async def main() -> None:
+            end = asyncio.Event()
+            started.set_result((asyncio.get_running_loop(), end))
+            await end.wait()
+            while self._tasks:
+                await asyncio.wait(tuple(self._tasks))
+
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    async def _call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            result = function(*args)
+            return await result if isawaitable(result) else result
         finally:
-            with self._changed:
-                self._starting -= 1
-                self._changed.notify_all()
-
-
-def _serve(started: Future[BlockingPortal]) -> None:
-    """What the thread does.
-
-    Not ``start_blocking_portal``, which ends its thread when it is garbage-collected, too: a forked child would wait for a
-    thread that it does not have.
-    """
-
-    async def main() -> None:
-        async with BlockingPortal() as portal:
-            started.set_result(portal)
-            await portal.sleep_until_stopped()
-
-    try:
-        anyio.run(main)
-    except BaseException as error:
-        if started.done():
-            raise
-        started.set_exception(error)
+            self._tasks.discard(task)
 
 
 def _result(future: Future[Any]) -> Any:

@@ -9,6 +9,7 @@
 
     ValueError, TypeError              a key, TTL or value is wrong in itself               nothing was changed
     TimeoutError                       ``wait_for_peers`` only                              nothing was changed
+    RuntimeError                       a loader asks for the key that it loads              nothing was changed
 
 All of these are the caller's to mend.  What is Redis' or the network's fault is an *outage*; it never reaches the caller
 as an exception.  Inside the package it travels as :class:`Unavailable`, which no public call lets through.

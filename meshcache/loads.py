@@ -22,6 +22,7 @@ from collections.abc import Collection, Iterable, Sequence
 from enum import Enum, auto
 
 from .glob import matcher
+from .shares import visible
 from .stamp import Kind, Op, Stamp
 
 __all__ = ["Load", "Loads", "Phase"]
@@ -141,7 +142,7 @@ class Loads:
         """Peers wrote this."""
         if self._under_way:
             for op in ops:
-                self.changed(self.matching(op.key) if op.kind is Kind.SWEEP else (op.key,), elsewhere=True)
+                self.changed(self.matching(op.key) if op.kind is Kind.SWEEP else (visible(op.key),), elsewhere=True)
 
     def matching(self, pattern: str) -> list[str]:
         """The keys that match, of those that are being loaded."""

@@ -163,6 +163,7 @@ class MemoryTier:
         """
         op = self.draft(Kind.SET, key, value, ttl_ms, began)
         if not self.is_outdated(key, began) and self.store.apply(op, self._now()):
+            self._counters_follow(op)
             self._mark(op, foreign=False)
             self._publish(op)
         return False
@@ -526,7 +527,7 @@ class MemoryTier:
         if self.journal is None:
             return
         if op.kind is Kind.SWEEP:
-            self.journal.mark_sweep(op.key, op.stamp)
+            self.journal.mark_sweep(op.key, op.stamp, foreign=foreign)
         else:
             self.journal.mark(op.key, op.stamp, foreign=foreign)
 

@@ -3,7 +3,9 @@
 -- KEYS[1] the key                 KEYS[2] its fence               KEYS[3] its shares, if it is a counter; see count.lua
 -- ARGV[1] stamp (16 bytes) and kind (1 byte) of this write: its fence
 -- ARGV[2] how long the fence is kept, in ms
--- ARGV[3] 'NX': only if there is no such key; 'XX': only if there is one; else ''
+-- ARGV[3] 'NX': only if there is no such key; 'XX': only if there is one; 'AGAIN': a plain write that was given up may have
+--         replaced what stands here: also if this very write was applied already, and where a newer one was, the key is deleted,
+--         for its value may be that of the plain write; else ''
 -- ARGV[4] the value; absent: delete the key
 -- ARGV[5] the value's time to live in ms; absent: for ever
 --
@@ -23,13 +25,20 @@ if string.byte(ARGV[1], 17) == INVALIDATE and string.sub(ARGV[1], 9, 16) == NOBO
 end
 
 local condition = ARGV[3]
-if condition ~= '' then
+if condition == 'NX' or condition == 'XX' then
   local exists = redis.call('EXISTS', KEYS[1]) == 1
   if exists == (condition == 'NX') then return false end
 end
 
 local fence = redis.call('GET', KEYS[2])
-if fence and not newer(ARGV[1], fence) then return fence end
+if condition == 'AGAIN' then
+  if fence and newer(fence, ARGV[1]) then
+    redis.call('UNLINK', KEYS[1])
+    return fence
+  end
+elseif fence and not newer(ARGV[1], fence) then
+  return fence
+end
 
 -- A sweep raises the fences that it meets and makes no new ones: a large namespace would double its keys.
 if fence or string.byte(ARGV[1], 17) ~= SWEEP then

@@ -32,7 +32,7 @@ __all__ = [
     "write",
 ]
 
-Condition = Literal["", "NX", "XX"]
+Condition = Literal["", "NX", "XX", "AGAIN"]
 
 
 async def apply(link: Link, names: Names, ops: Sequence[Op], now: float, fence_ttl_ms: int) -> list[bool]:
@@ -89,7 +89,8 @@ async def write(
         ops: of kind SET, DELETE, INVALIDATE or SWEEP.
         now: this moment on the clock of ``Op.expires_at``, in seconds.
         fence_ttl_ms: how long the fences are kept.
-        condition: ``"NX"``: only if there is no such key; ``"XX"``: only if there is one.
+        condition: ``"NX"``: only if there is no such key; ``"XX"``: only if there is one; ``"AGAIN"``: a plain write that was
+            given up may have replaced what Redis has, so also what was applied already, and what is newer is deleted.
 
     Returns:
         The outcome of each op.

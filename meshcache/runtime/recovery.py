@@ -17,7 +17,7 @@ from ..memory import MemoryTier
 from ..modes import ModeMachine
 from ..options import OnRecovery
 from ..redis.count import bring_shares
-from ..redis.fence import apply, publish_sweeps, read_sweeps, sweep
+from ..redis.fence import apply, publish_sweeps, read_sweeps, sweep, write
 from ..redis.link import ClientId, Link, Server, pipelines
 from ..redis.names import Names
 from ..redis.probe import end_connections, probe
@@ -130,7 +130,7 @@ class Recovery:
         await self._attempt()
         self.tried.set()
         while True:
-            if self._modes.mode is Mode.REDIS and not self._journal:
+            if self._modes.mode is Mode.REDIS and not self._journal and not self._journal.ghosts:
                 await self._pause(None)
             elif self._modes.mode is Mode.MEMORY:
                 pause = self._modes.probe_pause(self._now(), self._random())
@@ -139,7 +139,7 @@ class Recovery:
                 await self._attempt()
             else:
                 await self._attempt()
-                if self._journal:
+                if self._journal or self._journal.ghosts:
                     await self._pause(_RETRY)
 
     async def _attempt(self) -> None:
@@ -156,15 +156,25 @@ class Recovery:
             # Redis answers, but forbids what recovery needs: the outage goes on, with the reason in the log.
             self._signals.lost(Unavailable(f"Redis refuses what recovery needs: {error}"))
 
-    async def _lay_ghosts(self) -> None:
-        """What was sent on connections that were given up must not arrive after what is about to be written: end them.  And a
-        key that such a write may have reached by now, whoever has written it since, is deleted, which is always safe."""
+    async def _end_abandoned(self) -> None:
+        """What was sent on connections that were given up must not arrive after what is about to be written: end them."""
         abandoned, self._abandoned[:] = list(self._abandoned), []
         await end_connections(self._link, abandoned)
+
+    async def _lay_ghosts(self, *, invalidate: bool) -> None:
+        """A plain write that was given up may have arrived by now, after what somebody has written since: what this instance knows
+        of the key is written once more; and if somebody knows something newer, it is deleted, which is always safe."""
         keys = sorted(self._journal.ghosts)  # in an order that a simulation can repeat
-        for some in pipelines(("UNLINK", self._names.key(key)) for key in keys):
+        ops = self._safe(self._memory.newest(keys), invalidate=invalidate)
+        outcomes = await write(self._link, self._names, ops, self._now(), self._fence_ttl_ms, "AGAIN")
+        written = {op.key for op, outcome in zip(ops, outcomes, strict=True) if not isinstance(outcome, Exception)}
+        for some in pipelines(("UNLINK", self._names.key(key)) for key in keys if key not in written):
             await self._link.execute_many(some)
         self._journal.ghosts.difference_update(keys)
+
+    def _safe(self, ops: list[Op], *, invalidate: bool) -> list[Op]:
+        """As these writes may be brought to Redis."""
+        return [_forgotten(op) for op in ops] if invalidate else self._signals.may_set(ops)
 
     async def _drain(self) -> None:
         """Replay until nothing is dirty, or until the rest was written during the last pass: waiting for none would never
@@ -173,9 +183,10 @@ class Recovery:
         if recovering and self._on_recovery == "discard":
             self._journal.clear()
         known: dict[str, Stamp] = {}
-        if self._journal:
-            await self._lay_ghosts()
+        if self._journal or self._journal.ghosts:
+            await self._end_abandoned()
             await self._hear_the_others()
+            await self._lay_ghosts(invalidate=recovering and self._on_recovery == "invalidate")
             known |= await read_sweeps(self._link, self._names)
             self._memory.learn_sweeps(known)
         while self._journal:
@@ -220,7 +231,7 @@ class Recovery:
         known |= fresh
         self._memory.apply(Op(Kind.SWEEP, pattern, stamp) for pattern, stamp in fresh.items())
         for pattern, stamp in fresh.items():  # also what the store had heard of already
-            self._journal.mark_sweep(pattern, stamp)
+            self._journal.mark_sweep(pattern, stamp, foreign=True)
 
     async def _replay_keys(self, *, invalidate: bool) -> None:
         """One pass over the keys that are dirty now."""
@@ -229,7 +240,7 @@ class Recovery:
             left -= len(ops)
             shares = [op for op in ops if is_share(op.key)]
             writes = [op for op in ops if not is_share(op.key)]
-            writes = [_forgotten(op) for op in writes] if invalidate else self._signals.may_set(writes)
+            writes = self._safe(writes, invalidate=invalidate)
             applied = await self._apply(writes) + await self._count(shares)
             self._memory.cleaned(ops)
             for op in (*writes, *shares):

@@ -266,9 +266,15 @@ class ClusterDeployment:
         _wait(self._is_whole, "the nodes do not become a cluster")
 
     def wait_for_new_owner(self, key: bytes, old: RedisServer) -> None:
-        """Wait until the cluster serves this key from another server than ``old``."""
+        """Wait until every node that runs knows that another than ``old`` has this key, and serves what it has."""
+        slot = self._slot(key)
+
+        def knows(server: RedisServer) -> bool:
+            (port,) = (entry[2][1] for entry in _send(server, "CLUSTER", "SLOTS") if entry[0] <= slot <= entry[1])
+            return port != old.port and b"cluster_state:ok" in _send(server, "CLUSTER", "INFO")
+
         _wait(
-            lambda: self.owner(key) is not old and b"cluster_state:ok" in self._ask("CLUSTER", "INFO"),
+            lambda: all(knows(server) for server in self.servers if server.running and not server.paused),
             "no replica was promoted",
         )
         self._last_election = time.monotonic()

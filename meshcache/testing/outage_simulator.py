@@ -25,7 +25,8 @@ from typing import Any, Final
 
 from ..redis.names import Names
 from .datagrams import Ether
-from .history import REDIS, History, Interval, Read, Violation, heard_until, judge
+from .history.checker import Interval, Violation, heard_until, judge, kept
+from .history.records import REDIS, History, Read
 from .network import Packet, Weather
 from .outages import Fault, Schedule, make_schedule, name_of
 from .redis_model import Snapshot
@@ -61,6 +62,8 @@ class Outcome:
         violations: what must not be; empty if all is well.
         calls: how many of each kind.
         hits: how many reads after healing gave a value.
+        newest: of how many keys the newest write was a ``set`` that nothing overlapped.
+        kept: how many of those Redis still has.
         healed_after: how long it took until all was well again, in seconds.
     """
 
@@ -69,6 +72,8 @@ class Outcome:
     violations: list[Violation] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
     hits: int = 0
+    newest: int = 0
+    kept: int = 0
     healed_after: float = 0.0
 
 
@@ -289,12 +294,12 @@ class OutageSimulation:
         for instance in self._instances:
             if instance.lives:
                 found = await instance.read(keys, one_by_one=bool(self._reads))
-                self._reads += [Read(instance.name, key, found.get(key), self._world.now) for key in keys]
+                self._reads += [Read(instance.name, key, found.get(key)) for key in keys]
         assert self._server.model is not None
         for key in keys:
             data = self._server.model.read(f"{NAMESPACE}:{key}".encode())
             value = json.loads(data) if isinstance(data, bytes) else None
-            self._reads.append(Read(REDIS, key, value, self._world.now))
+            self._reads.append(Read(REDIS, key, value))
 
     async def _bury(self) -> None:
         self._is_over = True
@@ -324,6 +329,7 @@ class OutageSimulation:
         )
         outcome.violations = [*self._failures, *judge(history)]
         outcome.calls = Counter(call.what for call in calls)
+        outcome.newest, outcome.kept = kept(history)
         outcome.hits = sum(read.value is not None for read in self._reads)
 
     def _heard_until(self, instance: Instance) -> float:
@@ -408,7 +414,7 @@ def main() -> int:
     logging.getLogger("meshcache").setLevel(logging.CRITICAL)
     start, many = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
     failures: list[int] = []
-    slowest = 0.0
+    slowest, newest, still = 0.0, 0, 0
     for seed in range(start, start + many):
         try:
             outcome = run_schedule(seed)
@@ -417,9 +423,13 @@ def main() -> int:
             print(f"{failure}\n", flush=True)  # noqa: T201
         else:
             slowest = max(slowest, outcome.healed_after)
+            newest, still = newest + outcome.newest, still + outcome.kept
             if many == 1:
                 print(f"{outcome.schedule}\n{dict(outcome.calls)}, {outcome.hits} hits after healing")  # noqa: T201
-    print(f"{many} schedules, {len(failures)} failed, the slowest healed after {slowest:.2f} s")  # noqa: T201
+    print(  # noqa: T201
+        f"{many} schedules, {len(failures)} failed, the slowest healed after {slowest:.2f} s; "
+        f"Redis has {still} of the {newest} values that were written last"
+    )
     if failures:
         print(f"seeds: {' '.join(map(str, failures))}")  # noqa: T201
     return 1 if failures else 0

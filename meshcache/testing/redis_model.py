@@ -351,16 +351,20 @@ class RedisModel:
 
     # What a script changes is told to the client that runs it, too, NOLOOP or not: it was another that changed it.
 
-    def _fence(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:
+    def _fence(self, keys: Sequence[bytes], words: Sequence[bytes]) -> Any:  # noqa: PLR0912 - as long as the script
         """fence.lua"""
         key, fence_key, shares_key = keys
         stamp, fence_ttl, condition, *rest = words
         if stamp[16] == 0 and stamp[8:16] == bytes(8) and self._get(shares_key) is not None:
             return None
-        if condition and (self._get(key) is not None) == (condition == b"NX"):
+        if condition in (b"NX", b"XX") and (self._get(key) is not None) == (condition == b"NX"):
             return None
         fence = self._string(fence_key)
-        if fence is not None and not stamp > fence:
+        if condition == b"AGAIN":
+            if fence is not None and fence > stamp:
+                self.unlink(None, key)
+                return fence
+        elif fence is not None and not stamp > fence:
             return fence
         if fence is not None or stamp[16] != 3:
             self.set(None, fence_key, stamp, b"PX", fence_ttl)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from random import Random
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from ..cache import MeshCache
 from ..events import Mode
 from ..mesh.settings import Address
 from .datagrams import Ether
-from .history import Call, Incident
+from .history.records import Call, Incident
 from .outages import Schedule
 from .virtual import VirtualLoop
 from .wire import ServerProcess
@@ -106,7 +107,8 @@ class Caller:
         elif roll < 0.63:
             value, options = self._new_value(), _set_options(random)
             note = "".join(f" {name}={option:.3g}" if name == "ttl" else f" {name}" for name, option in options.items())
-            await self._record("set", {key: value}, note, lambda: cache.set(key, value, **options))
+            ttl = options.get("ttl", inf)
+            await self._record("set", {key: value}, note, lambda: cache.set(key, value, **options), ttl)
         elif roll < 0.80:
             await self._record("delete", {key: None}, "", lambda: cache.delete(key))
         elif roll < 0.83:
@@ -134,7 +136,7 @@ class Caller:
                 await self._record("delete", dict.fromkeys(keys), " in delete_many", lambda: cache.delete_many(keys))
 
     async def _record(
-        self, what: str, values: Mapping[str, Any], note: str, make: Callable[[], Awaitable[Any]]
+        self, what: str, values: Mapping[str, Any], note: str, make: Callable[[], Awaitable[Any]], ttl: float = inf
     ) -> None:
         world, cache = self._world, self._cache
         began, mode, number = world.now, cache.mode, next(world.numbers)
@@ -160,6 +162,7 @@ class Caller:
                     ended=ended,
                     answer=_of_one(answer, key, many="_many" in note),
                     error=error,
+                    ttl=ttl,
                     in_memory=mode is not Mode.REDIS or then is not Mode.REDIS or dirty > 0,
                     note=note,
                 )

@@ -14,8 +14,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from .checker import Violation
-from .records import Call, Incident
+from meshcache.testing.history.checker import Violation
+from meshcache.testing.history.records import Call, Incident
 
 __all__ = ["Failure", "Member", "read_calls", "read_events", "records"]
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 
-from .records import Incident
+from meshcache.testing.history.records import Incident
 
 __all__ = ["Monitor"]
 

@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from meshcache import MeshCache
+from meshcache.testing.history.checker import Violation, heard_until, judge, kept, stale_reads
+from meshcache.testing.history.records import REDIS, Call, History, Incident, Read
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
 
-from .checker import Violation, heard_until, judge, kept, stale_reads
 from .keys import COUNTERS, all_keys
 from .member import Failure, Member, read_calls, read_events, records
 from .monitor import Monitor
 from .nursery import Nursery
-from .records import REDIS, Call, History, Incident, Read
 from .schedule import Fault, Schedule, names
 
 __all__ = ["Outcome", "run_schedule"]

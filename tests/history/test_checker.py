@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.history.checker import heard_until, judge, kept, stale_reads
-from tests.history.records import REDIS, Call, History, Incident, Read
+from meshcache.testing.history.checker import heard_until, judge, kept, stale_reads
+from meshcache.testing.history.records import REDIS, Call, History, Incident, Read
 
 
 def call(

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from meshcache.testing.history.records import Call, History
 from meshcache.testing.server import RedisServer
 from tests.history.nursery import Nursery
-from tests.history.records import Call, History
 from tests.history.run import run_schedule
 from tests.history.schedule import REDIS_FAULTS, Fault, Schedule, make_schedule
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meshcache.loads import Load, Loads
+from meshcache.shares import share_key
 from meshcache.stamp import Kind, Op, make_stamp
 
 BEGAN = make_stamp(1, 0, 1)
@@ -72,6 +73,7 @@ CHANGES = [
     lambda loads: loads.heard([Op(Kind.DELETE, "key", BEGAN)]),
     lambda loads: loads.heard([Op(Kind.SET, "other", BEGAN), Op(Kind.SET, "key", BEGAN)]),
     lambda loads: loads.heard([Op(Kind.SWEEP, "k*", BEGAN)]),
+    lambda loads: loads.heard([Op(Kind.SET, share_key(1, 0, "key"), BEGAN, b"7")]),
     lambda loads: loads.lead("key"),
 ]
 

@@ -470,10 +470,12 @@ with BlockingMeshCache(sys.argv[1], **OPTIONS) as cache:
 """
 
 FORGETFUL = """
-import sys
+import atexit, sys
 from meshcache.blocking import BlockingMeshCache
 
-cache = BlockingMeshCache(sys.argv[1], secret="some secret", discovery=[], interfaces=["127.0.0.1"]).__enter__()
+cache = BlockingMeshCache(sys.argv[1], secret="some secret", discovery=[], interfaces=["127.0.0.1"])
+atexit.register(lambda: print(repr(cache).rpartition(" ")[2]))
+cache.__enter__()
 cache.set("key", 1)
 print(cache.get("key"))
 """
@@ -481,16 +483,19 @@ print(cache.get("key"))
 INTERRUPTED = """
 import sys
 from meshcache.blocking import BlockingMeshCache
+from meshcache.testing.server import RedisServer
 
-with BlockingMeshCache(sys.argv[1], discovery=[], interfaces=["127.0.0.1"]) as cache:
+with RedisServer() as server, BlockingMeshCache(server.url, discovery=[], interfaces=["127.0.0.1"]) as cache:
     events = cache.events()
     try:
         print("waits", flush=True)
         next(events)
     except KeyboardInterrupt:
         print("interrupted", flush=True)
+    server.kill()
     cache.set("key", 1)
     print(cache.get("key"))
+    print(next(events).new)
 """
 
 
@@ -507,15 +512,20 @@ def test_a_forked_child_makes_a_cache_of_its_own(redis_server: RedisServer) -> N
 
 
 def test_a_program_that_forgets_to_close_ends(redis_server: RedisServer) -> None:
-    assert run(FORGETFUL, redis_server.url) == "1\n"
+    """And says goodbye."""
+    assert run(FORGETFUL, redis_server.url) == "1\nclosed>\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT")
-def test_one_who_waits_can_be_interrupted(redis_server: RedisServer) -> None:
-    command = [sys.executable, "-c", INTERRUPTED, redis_server.url]
+def test_one_who_waits_can_be_interrupted() -> None:
+    """And loses nothing by it."""
+    command = [sys.executable, "-c", INTERRUPTED]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as process:
         assert process.stdout is not None
+        alarm = threading.Timer(20, process.kill)
+        alarm.start()
         assert process.stdout.readline() == "waits\n"
         os.kill(process.pid, signal.SIGINT)
-        assert process.stdout.read() == "interrupted\n1\n"
+        assert process.stdout.read() == "interrupted\n1\nmemory\n"
+        alarm.cancel()
     assert process.returncode == 0

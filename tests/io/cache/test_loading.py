@@ -243,6 +243,11 @@ async def test_a_write_while_it_loads(cache: MeshCache, change: Callable[[MeshCa
     assert await cache.get("key") == "new"
 
 
+async def test_an_increment_while_it_loads(cache: MeshCache) -> None:
+    await while_loading(cache, lambda: cache.incr("key", 5), lambda source: cache.get_or_set("key", source))
+    assert await cache.get("key") == 5
+
+
 @pytest.mark.parametrize("load", ["get_or_set", "refresh"])
 @pytest.mark.parametrize("change", ["delete", "delete_many", "delete_match", "clear", "set", "set_many"])
 async def test_a_change_while_the_value_is_on_its_way_comes_after_it(

@@ -265,6 +265,25 @@ async def test_who_wrote_last_may_be_gone_when_redis_forgets(redis_server: Redis
         assert await one.get("key") in ("second", None)
 
 
+async def test_what_timed_out_is_in_redis_afterwards(redis_server: RedisServer, proxy: OutageProxy) -> None:
+    """It may arrive late, so its key is written once more, whoever has brought it there already."""
+    redis = redis_server.client()
+    async with mesh(proxy.url, proxy.url, proxy.url, codec="text") as caches:
+        await in_mode(Mode.REDIS, *caches)
+        for turn in range(3):
+            proxy.silence()
+            async with anyio.create_task_group() as tasks:
+                for n, cache in enumerate(caches):
+                    tasks.start_soon(cache.set, f"key:{n}", f"{turn} of {n}")
+            await in_mode(Mode.MEMORY, *caches)
+            for n in range(3):
+                await reads(caches, f"key:{n}", f"{turn} of {n}")
+            proxy.forward()
+            await in_mode(Mode.REDIS, *caches)
+            await eventually(lambda: not any(cache.stats()["dirty"] for cache in caches))
+            assert redis.mget("test:key:0", "test:key:1", "test:key:2") == [f"{turn} of {n}".encode() for n in range(3)]
+
+
 async def test_a_write_that_was_given_up_does_not_arrive_after_a_newer_one(
     redis_server: RedisServer, proxy: OutageProxy
 ) -> None:

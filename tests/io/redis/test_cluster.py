@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -207,17 +208,50 @@ async def test_a_node_that_nobody_watches_is_told_of_before_it_is_asked(
     assert before == [None]
 
 
+class RawClient:
+    """One connection, and the number that the server gives it."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._socket = socket.create_connection((server.host, server.port), timeout=5)
+        self._socket.sendall(b"CLIENT ID\r\n")
+        self.number = int(self._socket.recv(64)[1:])
+
+    def lives(self) -> bool:
+        self._socket.sendall(b"PING\r\n")
+        return self._socket.recv(64) == b"+PONG\r\n"
+
+    def close(self) -> None:
+        self._socket.close()
+
+
 async def test_a_connection_given_up_is_killed_where_it_is(cluster: ClusterDeployment, opened: Opened) -> None:
-    """The numbers of clients are each server's own."""
+    """The numbers of clients are each server's own: elsewhere the same number is somebody else."""
     link, other = opened(cluster.url, timeout=TIMEOUT), opened(cluster.url)
-    await link.execute("PING")
     owner = cluster.owner(b"k")
+    elsewhere = next(master for master in cluster.masters if master is not owner)
+    number = _next_number(elsewhere)
+    while _next_number(owner) <= number:
+        pass
     owner.client().execute_command("CLIENT", "PAUSE", 10_000, "WRITE")
     with pytest.raises(Unavailable):
         await link.execute("SET", "k", "too late")
-    await end_connections(other, link.identity.abandoned)
+    (given_up,) = link.identity.abandoned
+    innocent = RawClient(elsewhere)
+    while innocent.number < given_up.number:
+        innocent.close()
+        innocent = RawClient(elsewhere)
+    assert innocent.number == given_up.number
+    await end_connections(other, [given_up])
     owner.client().execute_command("CLIENT", "UNPAUSE")
     assert await other.execute("EXISTS", "k") == 0
+    assert innocent.lives()
+    innocent.close()
+
+
+def _next_number(server: RedisServer) -> int:
+    client = RawClient(server)
+    client.close()
+    return client.number
 
 
 # -- nodes that die
@@ -295,6 +329,21 @@ async def test_a_cluster_that_is_down_says_so(cluster: ClusterDeployment, opened
 
     await eventually(refused, 10)
     with pytest.raises(Unavailable):
+        await probe(link, names)
+
+
+async def test_slots_that_nobody_has(opened: Opened, names: Names) -> None:
+    """A cluster that serves what it has (cluster-require-full-coverage no) is not back before it has all."""
+    options = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+    with RedisServer(arguments=options) as server:
+        server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_382)
+        link = opened(f"redis+cluster://127.0.0.1:{server.port}")
+        await eventually(lambda: written(link))
+        with pytest.raises(Unavailable, match="nobody has slot 16383"):
+            await link.execute("GET", names.probe_in(frozenset({16_383})))
+        with pytest.raises(Unavailable, match="nobody has 1 of the slots"):
+            await probe(link, names)
+        server.client().execute_command("CLUSTER", "ADDSLOTS", 16_383)
         await probe(link, names)
 
 
@@ -422,6 +471,23 @@ async def test_a_scan_misses_no_key_whose_slot_moves(cluster: ClusterDeployment,
     cluster.end_move(slot, target)
     found = {name async for page in pages for name in map(names.strip, page)}
     assert first | found == keys | set(KEYS)
+
+
+async def test_a_scan_misses_no_key_that_moves_before_its_slot(
+    cluster: ClusterDeployment, link: Link, names: Names
+) -> None:
+    """Who takes the slot is scanned last: nothing else tells that keys have moved."""
+    target, *_, source = cluster.masters
+    tag = next(f"{{{i}}}" for i in range(1000) if cluster.owner(b"{%d}" % i) is source)
+    slot, keys = key_slot(tag.encode()), {f"{tag}{i}" for i in range(100)}
+    await RedisTier(link, names).set_many(dict.fromkeys([*keys, *KEYS], b"v"), None)
+    cluster.begin_move(slot, target)
+    pages = scan_pages(link, names, "*")
+    found = set(map(names.strip, await anext(pages)))
+    cluster.move_keys(slot, target)
+    found |= {name async for page in pages for name in map(names.strip, page)}
+    cluster.end_move(slot, target)
+    assert found == keys | set(KEYS)
 
 
 async def test_clear_while_a_slot_is_moving(

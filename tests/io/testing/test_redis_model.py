@@ -266,7 +266,7 @@ def some_script(random: Random, kind: str, ttl: bytes, value: bytes) -> list[byt
             *head, share, series, max(series, stamp), total, b"%d" % LONG, random.choice([b"", ttl]),
             random.choice([b"", b"NOW"]), forgotten,
         ]  # fmt: skip
-    condition = random.choice([b"", b"", b"", b"NX", b"XX"])
+    condition = random.choice([b"", b"", b"", b"NX", b"XX", b"AGAIN"])
     rest = random.choice([[], [value], [value, ttl]])
     fence = stamp + bytes([random.randrange(4)])
     if random.random() < 0.1:

@@ -9,7 +9,8 @@ Not certain, so never held against anybody:
 - a call without an answer (its process was killed): its write may have happened, at any time up to healing;
 - a ``set`` with ``nx`` or ``xx`` that said False: if only the reply was lost, it wrote all the same;
 - an ``expire``: in an outage it writes the value that its instance knows once more;
-- a write that memory acknowledged, of an instance that was killed before a peer can have heard of it.
+- a write that memory acknowledged, of an instance that was killed before a peer can have heard of it;
+- a write of an instance that is gone, in a Redis that came back as it was before that write.
 
 What may not enter: I/O, a clock, randomness, anything of meshcache.
 """
@@ -29,11 +30,11 @@ from .story import describe, grouped, second, tell, tell_call
 
 __all__ = ["Interval", "Violation", "heard_until", "judge", "kept", "stale_reads"]
 
-SLACK = 0.002
-"""Stamps count milliseconds: of two writes that follow each other faster than this, in seconds, either may win."""
-
 _LASTING = 100.0
 """A value with such a time to live, in seconds, outlives every run."""
+
+_PATTERNS = 64
+"""So many deleted patterns are told apart; more become one of everything."""
 
 Interval = tuple[float, float]
 
@@ -80,7 +81,7 @@ def stale_reads(history: History) -> int:
 
     Not wrong in an outage, when instances learn of each other's writes a moment later; a measure of that moment.
     """
-    return sum(_stale_of_key(facts) for facts in _by_key(history).values())
+    return sum(_stale_of_key(facts, history.slack) for facts in _by_key(history).values())
 
 
 def kept(history: History) -> tuple[int, int]:
@@ -169,8 +170,10 @@ def _by_key(history: History) -> dict[str, _Facts]:
 
 
 def _died_with(history: History, call: Call) -> bool:
-    """Whether only a process knew of this write that was killed before it told anybody for certain."""
-    return call.in_memory and call.ended > history.heard_until.get(call.instance, inf)
+    """Whether only a process knew of this write that is gone, and need not have told anybody."""
+    if call.in_memory and call.ended > history.heard_until.get(call.instance, inf):
+        return True
+    return any(start <= call.ended and call.began <= end for start, end in history.forgotten.get(call.instance, ()))
 
 
 # -- what is judged
@@ -205,7 +208,7 @@ def _final_reads(history: History, facts: _Facts) -> list[Violation]:
             found.append(
                 Violation("never written", facts.key, f"{told}, which nobody ever wrote to it", _story(history, facts))
             )
-        elif newest is not None and newest.began > facts.settled(write) + SLACK:
+        elif newest is not None and newest.began > facts.settled(write) + history.slack:
             why = (
                 f"{told}, which {write.instance} had written by {second(history, write.ended)}, "
                 f"before {newest.instance} began to {describe(newest)} at {second(history, newest.began)}"
@@ -217,8 +220,11 @@ def _final_reads(history: History, facts: _Facts) -> list[Violation]:
 def _counter(history: History, facts: _Facts) -> list[Violation]:
     acknowledged = sum(call.value for call in facts.increments if call.ended < inf and not call.error)
     attempted = sum(call.value for call in facts.increments)
-    is_exact = history.is_exact and not any(
-        call.what == "delete_match" and call.concerns(facts.key) for call in history.calls
+    sweeps = [call for call in history.calls if call.what == "delete_match"]
+    is_exact = (
+        history.is_exact
+        and len({sweep.key for sweep in sweeps}) <= _PATTERNS
+        and not any(sweep.concerns(facts.key) for sweep in sweeps)
     )
     found = []
     for value, places in grouped((read.value or 0, read.where) for read in facts.reads):
@@ -233,7 +239,7 @@ def _counter(history: History, facts: _Facts) -> list[Violation]:
     return found
 
 
-def _stale_of_key(facts: _Facts) -> int:
+def _stale_of_key(facts: _Facts, slack: float) -> int:
     writes = sorted(facts.certain, key=lambda call: call.ended)
     ends = [write.ended for write in writes]
     newest = list(accumulate((write.began for write in writes), max))
@@ -241,7 +247,7 @@ def _stale_of_key(facts: _Facts) -> int:
     for call in facts.calls:
         if call.what == "get" and call.answer is not None and (write := facts.writers.get(call.answer)) is not None:
             before = bisect_left(ends, call.began)
-            count += before > 0 and newest[before - 1] > facts.settled(write) + SLACK
+            count += before > 0 and newest[before - 1] > facts.settled(write) + slack
     return count
 
 

@@ -92,7 +92,10 @@ class History:
         calls: every call, in any order.
         reads: what was read after healing, on each instance and in Redis.
         incidents: for the story.
-        heard_until: of each killed instance, until when its writes must have been heard by a peer; see :func:`heard_until`.
+        heard_until: of each instance that is gone, until when its writes must have been heard by a peer.
+        forgotten: of each instance that is gone, when it made what Redis has forgotten since: nobody else need know of it.
+        slack: how far apart two writes must be until it is certain which is newer, in seconds.  Stamps count milliseconds;
+            where the clocks of the instances disagree, by how much.
         is_exact: whether counters must be exact: no instance was killed, and no Redis that may have forgotten something.
         began: what the story counts its seconds from.
     """
@@ -101,6 +104,8 @@ class History:
     reads: Sequence[Read]
     incidents: Sequence[Incident] = ()
     heard_until: Mapping[str, float] = field(default_factory=dict)
+    forgotten: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    slack: float = 0.002
     is_exact: bool = True
     began: float = 0.0
 
