@@ -61,7 +61,7 @@ class SentinelDeployment:
         second = RedisServer(arguments=(*first.arguments, "--replicaof", f"{first.host} {first.port}"), program=program)
         self.servers = (first, second)
         # One notices later than the others: where three stand for leader at once, each votes for itself, and all wait.
-        self.sentinels = tuple(_Sentinel(first, program, down_after_ms) for down_after_ms in (500, 500, 1500))
+        self.sentinels = tuple(_Sentinel(first, program, down_after_ms) for down_after_ms in (800, 800, 2000))
 
     @property
     def url(self) -> str:

@@ -13,6 +13,7 @@ from meshcache.redis.link import Link
 from meshcache.redis.sentinel_link import SentinelLink
 from meshcache.testing.deployments import SentinelDeployment
 from meshcache.testing.server import RedisServer
+from tests.io.loops import on_asyncio_and_trio, on_one_event_loop
 from tests.support import eventually, free_port
 
 pytestmark = pytest.mark.anyio
@@ -30,11 +31,11 @@ def shared_deployment() -> Iterator[SentinelDeployment]:
 
 
 @pytest.fixture
-def deployment(shared_deployment: SentinelDeployment) -> Iterator[SentinelDeployment]:
+def deployment(shared_deployment: SentinelDeployment) -> SentinelDeployment:
     """Healthy and empty; may be broken."""
-    shared_deployment.master.client().flushall()
-    yield shared_deployment
     shared_deployment.heal()
+    shared_deployment.master.client().flushall()
+    return shared_deployment
 
 
 def url(*ports: int, service: str = "mymaster", login: str = "", options: str = "") -> str:
@@ -94,6 +95,7 @@ async def test_the_sentinels_want_a_password(deployment: SentinelDeployment, ope
             sentinel.client().execute_command("ACL", "SETUSER", "default", "+@all")
 
 
+@on_asyncio_and_trio
 async def test_the_master_dies_and_its_replica_takes_over(deployment: SentinelDeployment, opened: Opened) -> None:
     link = opened(deployment.url, timeout=TIMEOUT)
     await link.execute("SET", "k", "v")
@@ -110,6 +112,7 @@ async def test_the_master_dies_and_its_replica_takes_over(deployment: SentinelDe
     assert deployment.master.client().get("k") == b"v"
 
 
+@on_asyncio_and_trio
 async def test_a_master_that_falls_silent(deployment: SentinelDeployment, opened: Opened) -> None:
     link = opened(deployment.url, timeout=TIMEOUT)
     await link.execute("SET", "k", "v")
@@ -117,6 +120,7 @@ async def test_a_master_that_falls_silent(deployment: SentinelDeployment, opened
     await went_on(link)
 
 
+@on_asyncio_and_trio
 async def test_a_planned_failover_loses_no_call(deployment: SentinelDeployment, opened: Opened) -> None:
     """The old master closes its connections and is a replica from then on: one try more, at the new master."""
     link = opened(deployment.url, timeout=TIMEOUT)
@@ -212,6 +216,7 @@ async def test_after_close_there_is_no_master(deployment: SentinelDeployment, op
         await link.find_master()
 
 
+@on_one_event_loop
 async def test_valkey(opened: Opened) -> None:
     program = RedisServer.find_valkey()
     if program is None:
