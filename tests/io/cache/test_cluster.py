@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -20,21 +20,6 @@ pytestmark = pytest.mark.anyio
 
 SLACK = 0.15  # what a busy machine may add to op_timeout
 KEYS = [f"k{i}" for i in range(200)] + [f"{{user:{i % 5}}}:{i}" for i in range(100)]
-
-
-@pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[ClusterDeployment]:
-    with ClusterDeployment() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(shared_cluster: ClusterDeployment) -> ClusterDeployment:
-    """Healthy and empty; may be broken."""
-    shared_cluster.heal()
-    for master in shared_cluster.masters:
-        master.client().flushall()
-    return shared_cluster
 
 
 async def in_time(call: Awaitable[Any]) -> Any:

@@ -235,18 +235,6 @@ async def test_clusterdown(lone_node: RedisServer, caplog: pytest.LogCaptureFixt
         await comes_back(cache, lone_node)
 
 
-@pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[ClusterDeployment]:
-    with ClusterDeployment() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(shared_cluster: ClusterDeployment) -> Iterator[ClusterDeployment]:
-    yield shared_cluster
-    shared_cluster.heal()
-
-
 @on_asyncio_and_trio
 async def test_tryagain(cluster: ClusterDeployment, caplog: pytest.LogCaptureFixture) -> None:
     """A replay finds a key at one node and its fence at another.  It waits, and says so, until the slot has moved."""

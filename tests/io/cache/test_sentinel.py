@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -18,20 +18,6 @@ from tests.support import eventually
 pytestmark = pytest.mark.anyio
 
 SLACK = 0.15  # what a busy machine may add to op_timeout
-
-
-@pytest.fixture(scope="module")
-def shared_deployment() -> Iterator[SentinelDeployment]:
-    with SentinelDeployment() as deployment:
-        yield deployment
-
-
-@pytest.fixture
-def deployment(shared_deployment: SentinelDeployment) -> SentinelDeployment:
-    """Healthy and empty; may be broken."""
-    shared_deployment.heal()
-    shared_deployment.master.client().flushall()
-    return shared_deployment
 
 
 async def in_time(call: Awaitable[Any]) -> Any:

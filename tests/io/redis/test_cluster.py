@@ -33,22 +33,6 @@ KEYS = [f"k{i}" for i in range(300)]
 TAGGED = [f"{{user:{i % 7}}}:{i}" for i in range(100)]
 
 
-@pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[ClusterDeployment]:
-    with ClusterDeployment() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(shared_cluster: ClusterDeployment) -> ClusterDeployment:
-    """Healthy and empty; may be broken."""
-    shared_cluster.heal()
-    for master in shared_cluster.masters:
-        master.client().flushall()
-        master.client().script_flush()
-    return shared_cluster
-
-
 @pytest.fixture
 async def link(cluster: ClusterDeployment, opened: Opened) -> Link:
     return opened(cluster.url)
@@ -275,7 +259,7 @@ async def test_a_master_dies_and_its_replica_takes_over(cluster: ClusterDeployme
     assert cluster.owner(b"k").client().get("k") == b"again"
 
 
-@on_asyncio_and_trio
+@on_one_event_loop
 async def test_a_master_falls_silent(cluster: ClusterDeployment, opened: Opened) -> None:
     link = opened(cluster.url, timeout=TIMEOUT)
     assert await written(link)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import anyio
 import anyio.to_thread
@@ -22,20 +22,6 @@ TIMEOUT = 0.25
 SCHEDULING = 0.15
 
 Opened = Callable[..., Link]
-
-
-@pytest.fixture(scope="module")
-def shared_deployment() -> Iterator[SentinelDeployment]:
-    with SentinelDeployment() as deployment:
-        yield deployment
-
-
-@pytest.fixture
-def deployment(shared_deployment: SentinelDeployment) -> SentinelDeployment:
-    """Healthy and empty; may be broken."""
-    shared_deployment.heal()
-    shared_deployment.master.client().flushall()
-    return shared_deployment
 
 
 def url(*ports: int, service: str = "mymaster", login: str = "", options: str = "") -> str:
@@ -112,7 +98,7 @@ async def test_the_master_dies_and_its_replica_takes_over(deployment: SentinelDe
     assert deployment.master.client().get("k") == b"v"
 
 
-@on_asyncio_and_trio
+@on_one_event_loop
 async def test_a_master_that_falls_silent(deployment: SentinelDeployment, opened: Opened) -> None:
     link = opened(deployment.url, timeout=TIMEOUT)
     await link.execute("SET", "k", "v")
@@ -120,7 +106,7 @@ async def test_a_master_that_falls_silent(deployment: SentinelDeployment, opened
     await went_on(link)
 
 
-@on_asyncio_and_trio
+@on_one_event_loop
 async def test_a_planned_failover_loses_no_call(deployment: SentinelDeployment, opened: Opened) -> None:
     """The old master closes its connections and is a replica from then on: one try more, at the new master."""
     link = opened(deployment.url, timeout=TIMEOUT)
