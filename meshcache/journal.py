@@ -35,6 +35,7 @@ class Journal:
         self._keys: dict[str, Stamp] = {}  # in the order in which they were written last
         self._foreign: set[str] = set()
         self._sweeps: dict[str, Stamp] = {}
+        self._foreign_sweeps: set[str] = set()
         self.ghosts: set[str] = set()
 
     def __len__(self) -> int:
@@ -48,7 +49,7 @@ class Journal:
     @property
     def has_own(self) -> bool:
         """Whether Redis lacks a write of this instance itself."""
-        return len(self._keys) > len(self._foreign) or bool(self._sweeps)
+        return len(self._keys) > len(self._foreign) or len(self._sweeps) > len(self._foreign_sweeps)
 
     def is_dirty(self, key: str) -> bool:
         """Whether Redis may hold something older for this key than this instance knows: a write must not overtake it."""
@@ -89,9 +90,15 @@ class Journal:
             elif known is None:
                 self._foreign.add(key)
 
-    def mark_sweep(self, pattern: str, stamp: Stamp) -> None:
-        """Every key that matches and is older was deleted."""
-        add_sweep(self._sweeps, pattern, stamp)
+    def mark_sweep(self, pattern: str, stamp: Stamp, *, foreign: bool = False) -> None:
+        """Every key that matches and is older was deleted, here or by a peer (``foreign``)."""
+        is_known = pattern in self._sweeps
+        kept = add_sweep(self._sweeps, pattern, stamp)
+        self._foreign_sweeps &= self._sweeps.keys()
+        if not foreign or kept != pattern:  # of those that became one some may be own
+            self._foreign_sweeps.discard(kept)
+        elif not is_known:
+            self._foreign_sweeps.add(pattern)
 
     def oldest(self, limit: int) -> list[tuple[str, Stamp]]:
         """The keys that have not been written for longest."""
@@ -118,12 +125,14 @@ class Journal:
         """Redis knows this sweep."""
         if self._sweeps.get(pattern) == stamp:
             del self._sweeps[pattern]
+            self._foreign_sweeps.discard(pattern)
 
     def clear(self) -> None:
         """Forget what Redis does not know."""
         self._keys.clear()
         self._foreign.clear()
         self._sweeps.clear()
+        self._foreign_sweeps.clear()
         self.ghosts.clear()
 
     def _is_swept(self, key: str) -> bool:

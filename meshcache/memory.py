@@ -527,7 +527,7 @@ class MemoryTier:
         if self.journal is None:
             return
         if op.kind is Kind.SWEEP:
-            self.journal.mark_sweep(op.key, op.stamp)
+            self.journal.mark_sweep(op.key, op.stamp, foreign=foreign)
         else:
             self.journal.mark(op.key, op.stamp, foreign=foreign)
 

@@ -149,7 +149,7 @@ class Options:
     amnesia_window: float = 60.0
     """A server that was started anew, or a replica that took over, may have lost the changes of its last seconds.  Those of
     so many seconds are deleted there before it is read.  Longer than your Redis may lose: with snapshots, as long as the
-    pause between two; with ``appendfsync everysec`` some seconds."""
+    pause between two; with ``appendfsync everysec`` some seconds; 0 for one that forgets nothing (``appendfsync always``)."""
 
     warn_outage_after: float = 300.0
     """One warning is logged when an outage lasts longer than this, in seconds."""
@@ -187,10 +187,11 @@ class Options:
             "tombstone_ttl",
             "max_skew",
             "forget_after",
-            "amnesia_window",
         ):
             _seconds(name, getattr(self, name))
         _seconds("warn_outage_after", self.warn_outage_after, forever=True)
+        if self.amnesia_window != 0:
+            _seconds("amnesia_window", self.amnesia_window)
         _one_of("near_cache", self.near_cache, get_args(NearCache))
         _one_of("on_recovery", self.on_recovery, get_args(OnRecovery))
         for name in ("max_entries", "max_bytes", "max_dirty", "failure_threshold", "warn_store_bytes"):

@@ -53,7 +53,7 @@ class ThreadLink(PackedLink):
     async def _call(self, request: bytes, count: int) -> list[Any]:
         self.in_flight += 1
         deadline = time.monotonic() + self._timeout
-        using: list[ClientId | None] = []
+        using = _Using()
         try:
             with anyio.move_on_after(self._timeout):
                 return await anyio.to_thread.run_sync(
@@ -66,17 +66,35 @@ class ThreadLink(PackedLink):
                     limiter=self._limiter,
                 )
         except anyio.get_cancelled_exc_class():
-            self._give_up(using)
+            using.give_up(self.identity)
             raise
         finally:
             self.in_flight -= 1
-        self._give_up(using)
+        using.give_up(self.identity)
         self._talker.drop_idle()
         raise no_answer(self._timeout, self._server)
 
-    def _give_up(self, connections: list[ClientId | None]) -> None:
-        for client_id in connections:  # their thread may go on for a moment
-            self.identity.abandon(client_id)
+
+class _Using:
+    """The connections that a call sends on, and whether anybody still waits for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clients: list[ClientId | None] = []
+        self._is_given_up = False
+
+    def begin(self, client_id: ClientId | None) -> bool:
+        """The thread is about to send; False if it must not: nobody would know that this may still arrive."""
+        with self._lock:
+            self._clients.append(client_id)
+            return not self._is_given_up
+
+    def give_up(self, identity: Identity) -> None:
+        """Nobody waits any more; the thread may go on for a moment."""
+        with self._lock:
+            self._is_given_up = True
+        for client_id in self._clients:
+            identity.abandon(client_id)
 
 
 class _Connection(Protocol):
@@ -137,10 +155,10 @@ class _Talker:
         self._lock = threading.Lock()
         self._closed = False
 
-    def exchange(self, request: bytes, count: int, deadline: float, using: list[ClientId | None]) -> list[Any]:
+    def exchange(self, request: bytes, count: int, deadline: float, using: _Using) -> list[Any]:
         """Send and receive on one connection; if that breaks before the deadline, once more on a fresh one.
 
-        ``using`` is told the client ids of both.
+        ``using`` is told the client ids of both, and asked whether the second may still be used.
         """
         try:
             return self._exchange(request, count, deadline, using)
@@ -148,7 +166,7 @@ class _Talker:
             self.drop_idle()  # broken by the same restart, or connected to what is a replica now
             raise
 
-    def _exchange(self, request: bytes, count: int, deadline: float, using: list[ClientId | None]) -> list[Any]:
+    def _exchange(self, request: bytes, count: int, deadline: float, using: _Using) -> list[Any]:
         if self._closed:
             raise Unavailable(f"the link to {self._server} is closed")
         try:
@@ -176,8 +194,10 @@ class _Talker:
         self._closed = True
         self.drop_idle()
 
-    def _talk(self, connection: _Connection, request: bytes, count: int, using: list[ClientId | None]) -> list[Any]:
-        using.append(connection.client_id)
+    def _talk(self, connection: _Connection, request: bytes, count: int, using: _Using) -> list[Any]:
+        if not using.begin(connection.client_id):
+            connection.disconnect()
+            raise no_answer(self._timeout, self._server)
         try:
             replies = self._round_trip(connection, request, count)
         except BaseException:  # a reply may be outstanding

@@ -231,7 +231,7 @@ class Recovery:
         known |= fresh
         self._memory.apply(Op(Kind.SWEEP, pattern, stamp) for pattern, stamp in fresh.items())
         for pattern, stamp in fresh.items():  # also what the store had heard of already
-            self._journal.mark_sweep(pattern, stamp)
+            self._journal.mark_sweep(pattern, stamp, foreign=True)
 
     async def _replay_keys(self, *, invalidate: bool) -> None:
         """One pass over the keys that are dirty now."""

@@ -314,7 +314,7 @@ class Runtime:
         """Redis takes writes again."""
         known, self.server = self.server, server
         self._expect(server.run_id)
-        if known is not None and known.run_id and known.run_id != server.run_id:
+        if self._options.amnesia_window and known is not None and known.run_id and known.run_id != server.run_id:
             since = self._lost_at - self._options.amnesia_window
             self.memory.forget_in_redis(self._recent.all_since(since, self._stamp_at))
         self._changed(self._modes.probed(f"Redis {server.version} answers", self._now()))

@@ -224,6 +224,7 @@ class WriteThrough:
             repeated = await write(self._link, self._names, again, self._now(), self._fence_ttl_ms, condition)
             for i, outcome in zip(behind, repeated, strict=True):
                 outcomes[i] = outcome
+        self._answered()
         for outcome in outcomes:
             if isinstance(outcome, RedisCommandError):
                 raise outcome

@@ -32,6 +32,7 @@ WALL_MS: Final = 1_700_000_000_000
 """What wall clocks show when the loop's clock shows 0."""
 
 _CLIENTS: Final = 3
+_LONGEST_SLEEP: Final = 10.0
 
 
 class _Cache(MeshCache):
@@ -197,7 +198,7 @@ class Instance:
 
     async def _call_often(self, random: Random, pause: float) -> None:
         while not self._is_halted:
-            await asyncio.sleep(random.expovariate(1 / pause))
+            await asyncio.sleep(min(random.expovariate(1 / pause), _LONGEST_SLEEP))
             if not self._is_halted and self._world.now >= self._world.start:
                 await self._caller.any_call(random)
 

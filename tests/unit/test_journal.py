@@ -73,6 +73,35 @@ def test_only_a_peers_write_alone_is_not_in_doubt(journal: Journal) -> None:
     assert journal.is_in_doubt("none")
 
 
+def test_a_peers_sweep_is_its_own_until_this_instance_makes_it_too(journal: Journal) -> None:
+    """Or each would say that Redis lacks something of its own, and all others would tell it everything again, for ever."""
+    journal.mark_sweep("a*", stamp(1), foreign=True)
+    journal.mark_sweep("a*", stamp(2), foreign=True)
+    assert journal.is_dirty("abc")
+    assert not journal.has_own
+    journal.mark_sweep("a*", stamp(3))
+    assert journal.has_own
+    journal.mark_sweep("a*", stamp(4), foreign=True)
+    assert journal.has_own
+    journal.sweep_done("a*", stamp(4))
+    journal.mark_sweep("a*", stamp(5), foreign=True)
+    assert not journal.has_own
+    journal.clear()
+    assert not journal.has_own
+
+
+def test_of_sweeps_that_became_one_some_may_be_own(journal: Journal) -> None:
+    for number in range(MAX_SWEEPS):
+        journal.mark_sweep(f"{number}*", stamp(number), foreign=number > 0)
+    assert journal.has_own
+    journal.mark_sweep("one more*", stamp(MAX_SWEEPS), foreign=True)
+    assert list(journal.sweeps) == ["*"]
+    assert journal.has_own
+    journal.sweep_done("*", stamp(MAX_SWEEPS))
+    assert not journal.has_own
+    assert not journal
+
+
 def test_too_many_keys_become_one_sweep_of_everything_as_new_as_the_newest(journal: Journal) -> None:
     for key, number in (("a", 1), ("b", 9), ("c", 2)):
         journal.mark(key, stamp(number))

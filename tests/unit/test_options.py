@@ -128,7 +128,6 @@ def test_a_good_value_is_taken_as_it_is(name: str, value: Any) -> None:
                 "tombstone_ttl",
                 "max_skew",
                 "forget_after",
-                "amnesia_window",
             )
             for value in (0, -0.1, math.inf, math.nan, 10**400, None, "1", True, timedelta(1))
         ],

@@ -212,6 +212,7 @@ class Fleet:
         options = {
             "namespace": self.namespace,
             "secret": self._secret,
+            "amnesia_window": 0,  # the server of the demo writes every command to disk before it answers
             "codec": "json",  # so that what is in Redis can be read by eye
             "discovery": self._sources,
             "interfaces": [LOOPBACK],

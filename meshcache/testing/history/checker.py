@@ -33,6 +33,9 @@ __all__ = ["Interval", "Violation", "heard_until", "judge", "kept", "stale_reads
 _LASTING = 100.0
 """A value with such a time to live, in seconds, outlives every run."""
 
+_PATTERNS = 64
+"""So many deleted patterns are told apart; more become one of everything."""
+
 Interval = tuple[float, float]
 
 
@@ -217,8 +220,11 @@ def _final_reads(history: History, facts: _Facts) -> list[Violation]:
 def _counter(history: History, facts: _Facts) -> list[Violation]:
     acknowledged = sum(call.value for call in facts.increments if call.ended < inf and not call.error)
     attempted = sum(call.value for call in facts.increments)
-    is_exact = history.is_exact and not any(
-        call.what == "delete_match" and call.concerns(facts.key) for call in history.calls
+    sweeps = [call for call in history.calls if call.what == "delete_match"]
+    is_exact = (
+        history.is_exact
+        and len({sweep.key for sweep in sweeps}) <= _PATTERNS
+        and not any(sweep.concerns(facts.key) for sweep in sweeps)
     )
     found = []
     for value, places in grouped((read.value or 0, read.where) for read in facts.reads):

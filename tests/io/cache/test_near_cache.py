@@ -209,10 +209,8 @@ async def test_a_write_in_the_outage_replaces_the_copy(redis_server: RedisServer
         }
         proxy.forward()
         await back(cache)
-        assert await cache.get_many(["changed", "deleted", "swept:1", "extended"]) == {
-            "changed": "new",
-            "extended": "old",
-        }
+        # Of a copy nobody knows how old it is: what was to live longer is gone, for somebody may have changed it.
+        assert await cache.get_many(["changed", "deleted", "swept:1", "extended"]) == {"changed": "new"}
         assert await cache.ttl("extended") > 500
 
 

@@ -344,6 +344,9 @@ class Impostor:
         self.connections = 0
         self.dead = 0  # connections up to this number end at their next request
         self.unasked = b""  # sent after each reply
+        self.requests = 0
+        self.greets = anyio.Event()  # no connection is ready before
+        self.greets.set()
         self.answers = anyio.Event()  # nothing is answered before
         self.answers.set()
 
@@ -364,9 +367,11 @@ class Impostor:
         async with stream:
             with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
                 await stream.receive()
+                await self.greets.wait()
                 await stream.send(b":%d\r\n$0\r\n\r\n" % number)  # to CLIENT ID and INFO
                 while True:
                     await stream.receive()
+                    self.requests += 1
                     await self.answers.wait()
                     if number <= self.dead:
                         return
@@ -398,6 +403,28 @@ async def test_a_reply_that_nobody_asked_for_is_nobodys_reply(opened: Opened) ->
             impostor.unasked = unasked
             for _ in range(3):
                 assert (await link.execute("PING")).isdigit()
+        await link.aclose()
+
+
+async def test_nothing_is_sent_any_more_once_the_call_was_given_up(opened: Opened) -> None:
+    """The connection of the second try is ready only when nobody waits any more: what it sent then, nobody would know of."""
+    impostor = Impostor()
+    impostor.dead = 1
+    async with impostor.serve() as url:
+        link = opened(url, timeout=4 * TIMEOUT)
+        impostor.answers = anyio.Event()
+        impostor.greets = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: outage(lambda: link.execute("PING"), timed_out=True))
+            impostor.greets.set()
+            await eventually(lambda: impostor.requests == 1)
+            impostor.greets = anyio.Event()
+            await anyio.sleep(2 * TIMEOUT)
+            impostor.answers.set()  # which ends the first connection
+        await eventually(lambda: impostor.connections == 2)
+        impostor.greets.set()
+        await anyio.sleep(TIMEOUT)
+        assert impostor.requests == 1
         await link.aclose()
 
 
