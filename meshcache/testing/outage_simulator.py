@@ -48,6 +48,8 @@ _LOOKED_WITHIN: Final = 12.0
 """So long after a restart of Redis an instance that lives has seen it, in seconds."""
 _HEARD_WITHIN: Final = 1.0
 """So long after it was opened an instance hears its peers and is heard, in seconds; likewise a write without losses."""
+_MOST_COMMANDS: Final = 30
+"""In Redis for each call; more is a storm that feeds itself."""
 _LONGEST_LINE: Final = 200
 _TOLD: Final = 3
 
@@ -61,6 +63,7 @@ class Outcome:
         history: all that is known of it.
         violations: what must not be; empty if all is well.
         calls: how many of each kind.
+        commands: how many commands Redis ran.
         hits: how many reads after healing gave a value.
         newest: of how many keys the newest write was a ``set`` that nothing overlapped.
         kept: how many of those Redis still has.
@@ -71,6 +74,7 @@ class Outcome:
     history: History = field(default_factory=lambda: History((), ()))
     violations: list[Violation] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
+    commands: int = 0
     hits: int = 0
     newest: int = 0
     kept: int = 0
@@ -293,13 +297,14 @@ class OutageSimulation:
         keys += [key for key in COUNTERS if CAN_COUNT and key not in keys]
         for instance in self._instances:
             if instance.lives:
+                began = self._world.now
                 found = await instance.read(keys, one_by_one=bool(self._reads))
-                self._reads += [Read(instance.name, key, found.get(key)) for key in keys]
+                self._reads += [Read(instance.name, key, found.get(key), began) for key in keys]
         assert self._server.model is not None
         for key in keys:
             data = self._server.model.read(f"{NAMESPACE}:{key}".encode())
             value = json.loads(data) if isinstance(data, bytes) else None
-            self._reads.append(Read(REDIS, key, value))
+            self._reads.append(Read(REDIS, key, value, self._world.now))
 
     async def _bury(self) -> None:
         self._is_over = True
@@ -327,7 +332,11 @@ class OutageSimulation:
             and self.schedule.options["on_recovery"] == "replay",
             began=world.start,
         )
+        commands, most = self._server.commands, _MOST_COMMANDS * (len(calls) + 50)
+        if commands > most:
+            self._failures.append(Violation("storm", "Redis", f"it ran {commands} commands for {len(calls)} calls"))
         outcome.violations = [*self._failures, *judge(history)]
+        outcome.commands = commands
         outcome.calls = Counter(call.what for call in calls)
         outcome.newest, outcome.kept = kept(history)
         outcome.hits = sum(read.value is not None for read in self._reads)

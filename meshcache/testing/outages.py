@@ -88,6 +88,7 @@ class Schedule:
         skews: how far each instance's wall clock is ahead, in seconds.
         weather: of the network.
         rate: calls a second, all instances together.
+        busy: when there are many more, in seconds from the start: mistakes are made where faults begin and end.
         tail: how long calls go on after all is healed, in seconds.
         page: how many keys Redis looks at in one SCAN.
         knows_key: whether instances know the mesh's key from the start, as with a secret; otherwise Redis has it.
@@ -103,6 +104,7 @@ class Schedule:
     skews: tuple[float, ...]
     weather: Weather
     rate: float
+    busy: tuple[tuple[float, float], ...]
     tail: float
     page: int
     knows_key: bool = False
@@ -122,8 +124,9 @@ class Schedule:
             f"{name_of(place)} at {begin:.3f} (clock {skew:+.3f})"
             for place, (begin, skew) in enumerate(zip(self.begins, self.skews, strict=True))
         )
+        busy = ", ".join(f"{start:.2f}-{end:.2f}" for start, end in self.busy)
         head = (
-            f"seed {self.seed}: {self.seconds:.2f} s, {begins}; {self.rate:g} calls/s{' with expire' if self.with_expire else ''}, {self.options}, "
+            f"seed {self.seed}: {self.seconds:.2f} s, {begins}; {self.rate:g} calls/s, more in {busy}{' with expire' if self.with_expire else ''}, {self.options}, "
             f"found by {self.sources}{', know the key' if self.knows_key else ''}, {self.weather}, calls go on for {self.tail:.3f} s after healing"
         )
         return "\n  ".join([head, *map(str, self.faults)])
@@ -141,6 +144,7 @@ def make_schedule(seed: int) -> Schedule:
     seconds = random.uniform(15, 40) if is_long else random.uniform(2.5, 7)
     begins = _begins(random, seconds)
     faults = random.choice([_few_faults, _few_faults, _many_faults])
+    struck = sorted(faults(random, seconds, len(begins)), key=lambda fault: fault.at)
     return Schedule(
         seed=seed,
         seconds=seconds,
@@ -151,14 +155,15 @@ def make_schedule(seed: int) -> Schedule:
             duplicate=random.choice([0.0, 0.1]),
             delay=(0.0001, random.choice([0.001, 0.001, 0.02, 0.1])),
         ),
-        rate=random.choice([4.0, 12.0] if is_long else [15.0, 40.0, 100.0]),
+        rate=random.choice([4.0, 10.0] if is_long else [10.0, 25.0, 50.0]),
         tail=random.choice([0.0, 0.0, _between(random, 0.02, 2.0)]),
         page=random.choice([1_000_000, 1_000_000, 3, 10]),
         knows_key=random.random() < 0.5,
         with_expire=random.random() < 0.3,
         options=_options(random),
         sources=random.choice(["both", "static", "redis"]),
-        faults=tuple(sorted(faults(random, seconds, len(begins)), key=lambda fault: fault.at)),
+        busy=_busy(random, struck),
+        faults=tuple(struck),
     )
 
 
@@ -174,6 +179,16 @@ def _begins(random: Random, seconds: float) -> tuple[float, ...]:
 def _skews(random: Random, count: int) -> tuple[float, ...]:
     most = random.choice([0.0, 0.0, 0.0, 0.02, _between(random, 0.1, 5.0)])
     return tuple(random.uniform(-most, most) for _ in range(count))
+
+
+def _busy(random: Random, faults: list[Fault]) -> tuple[tuple[float, float], ...]:
+    """Three times at most, about the beginning or the end of a fault."""
+    edges = [edge for fault in faults for edge in (fault.at, fault.until)]
+    busy = []
+    for edge in random.sample(edges, min(len(edges), 3)):
+        start = edge - _between(random, 0.005, 0.3)
+        busy.append((start, start + random.uniform(0.2, 0.8)))
+    return tuple(sorted(busy))
 
 
 def _options(random: Random) -> dict[str, Any]:

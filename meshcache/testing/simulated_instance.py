@@ -31,7 +31,9 @@ MESH_KEY: Final = bytes(range(32))
 WALL_MS: Final = 1_700_000_000_000
 """What wall clocks show when the loop's clock shows 0."""
 
-_CLIENTS: Final = 3
+_CLIENTS: Final = 8
+_BUSY: Final = 8
+"""So many more calls there are when all are busy."""
 _LONGEST_SLEEP: Final = 10.0
 
 
@@ -187,20 +189,32 @@ class Instance:
         self.opened_at = world.now
         if world.is_telling:
             self._watcher = asyncio.create_task(self._watch())
-        pause = _CLIENTS * len(world.schedule.begins) / world.schedule.rate
         for number in range(_CLIENTS):
             random = _random(f"{self._seed} {number}")
-            self._clients.append(asyncio.create_task(self._call_often(random, pause)))
+            self._clients.append(asyncio.create_task(self._call_often(random)))
 
     async def _read(self, keys: Sequence[str], *, one_by_one: bool) -> dict[str, Any]:
         found = await self._cache.get_many(keys)
         return {key: await self._cache.get(key) for key in found} if one_by_one else found
 
-    async def _call_often(self, random: Random, pause: float) -> None:
+    async def _call_often(self, random: Random) -> None:
         while not self._is_halted:
-            await asyncio.sleep(min(random.expovariate(1 / pause), _LONGEST_SLEEP))
+            await asyncio.sleep(self._pause(random))
             if not self._is_halted and self._world.now >= self._world.start:
                 await self._caller.any_call(random)
+
+    def _pause(self, random: Random) -> float:
+        """Until the next call of one client, in seconds."""
+        schedule, moment = self._world.schedule, self._world.moment
+        usual = _CLIENTS * len(schedule.begins) / schedule.rate
+        soon = usual / _BUSY
+        if any(start <= moment < end for start, end in schedule.busy):
+            return random.expovariate(1 / soon)
+        pause = min(random.expovariate(1 / usual), _LONGEST_SLEEP)
+        for start, _ in schedule.busy:
+            if moment < start < moment + pause:
+                return start - moment + random.expovariate(1 / soon)
+        return pause
 
     async def _watch(self) -> None:
         world = self._world

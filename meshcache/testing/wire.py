@@ -67,6 +67,7 @@ class ServerProcess:
 
     Attributes:
         model: the process that runs now, also while it is stopped; None: there is none.
+        commands: how many were run by all that were started here.
         ran: told of each command that was run: for which process, and its reply.
     """
 
@@ -74,6 +75,7 @@ class ServerProcess:
         self.loop = loop
         self.random = random
         self.model: RedisModel | None = None
+        self.commands = 0
         self.ran: Listener | None = None
         self._page = page
         self._is_stopped = False
@@ -462,6 +464,7 @@ class _Served:
             self._is_busy = True
             server.loop.at(server.loop.time() + server.random.uniform(0, _INTERLEAVED), self._go_on)
         replies = []
+        server.commands += count
         for _ in range(count):
             command = to_run.popleft()
             reply = self._model.execute(command, self)

@@ -55,6 +55,30 @@ class TestLies:
     def test_only_one_of_many_reads(self) -> None:
         assert wrong([OLD, call("B", "set", 2.0, 2.1, "new")], "new", None, "old") == ["lie"]
 
+    def test_clocks_that_disagree_leave_open_which_of_two_writes_is_newer(self) -> None:
+        newer = call("B", "set", 2.0, 2.1, "new")
+        assert wrong([OLD, newer], "old", slack=0.95) == []
+        assert wrong([OLD, newer], "old", slack=0.85) == ["lie"]
+
+    def test_what_redis_forgot_of_an_instance_that_is_gone_need_not_be_known(self) -> None:
+        newer = call("B", "set", 2.0, 2.1, "new")
+        assert wrong([OLD, newer], "old", forgotten={"B": [(1.5, 9.0)]}) == []
+        assert wrong([OLD, newer], "old", forgotten={"B": [(2.2, 9.0)]}) == ["lie"]
+        assert wrong([OLD, newer], "old", forgotten={"A": [(1.5, 9.0)]}) == ["lie"]
+
+    @pytest.mark.parametrize(
+        ("at", "more", "kinds"),
+        [
+            (30.0, [], ["outlived"]),
+            (7.0, [], []),  # perhaps it was on its way to somebody who stood still
+            (30.0, [call("B", "expire", 2.0, 2.1)], []),
+        ],
+    )
+    def test_a_value_whose_time_to_live_has_ended(self, at: float, more: list[Call], kinds: list[str]) -> None:
+        calls = [call("A", "set", 1.0, 1.1, "brief", ttl=1.0), *more]
+        reads = [Read("B", "k", "brief", at), Read("A", "k", None, 40.0)]
+        assert [violation.kind for violation in judge(History(calls, reads))] == kinds
+
     def test_many_writes_between(self) -> None:
         writes = [call("A", "set", n, n + 0.5, f"v{n}") for n in range(10)]
         assert [wrong(writes, f"v{n}") for n in range(10)] == [["lie"]] * 9 + [[]]

@@ -30,6 +30,10 @@ from .story import describe, grouped, second, tell, tell_call
 
 __all__ = ["Interval", "Violation", "heard_until", "judge", "kept", "stale_reads"]
 
+_LATE = 7.0
+"""A value may live so much longer than its time to live, in seconds: as long as a datagram may wait for a process that stands
+still and still be believed, and some time to pass it on."""
+
 _LASTING = 100.0
 """A value with such a time to live, in seconds, outlives every run."""
 
@@ -44,7 +48,7 @@ class Violation:
     """Something that must not be.
 
     Attributes:
-        kind: ``lie``, ``never written``, ``too early``, ``counter`` or ``raised``.
+        kind: ``lie``, ``outlived``, ``never written``, ``too early``, ``counter`` or ``raised``.
         key: the key.
         why: one sentence.
         story: what happened to the key, in the order of time.
@@ -214,7 +218,17 @@ def _final_reads(history: History, facts: _Facts) -> list[Violation]:
                 f"before {newest.instance} began to {describe(newest)} at {second(history, newest.began)}"
             )
             found.append(Violation("lie", facts.key, why, _story(history, facts, write.began)))
+        elif (end := _end_of_life(facts, write)) < max(read.at for read in facts.reads if read.value == value):
+            why = f"{told}, whose time to live had ended by {second(history, end - _LATE)}"
+            found.append(Violation("outlived", facts.key, why, _story(history, facts, write.began)))
     return found
+
+
+def _end_of_life(facts: _Facts, write: Call) -> float:
+    """From when on the value must not be read any more; ``inf`` if that is not certain."""
+    if not write.is_certain_write or any(call.what == "expire" for call in facts.calls):
+        return inf
+    return write.ended + write.ttl + _LATE
 
 
 def _counter(history: History, facts: _Facts) -> list[Violation]:

@@ -68,11 +68,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A read after healing: ``where`` is an instance's name or :data:`REDIS`."""
+    """A read after healing: ``where`` is an instance's name or :data:`REDIS`; ``at`` is when it began, if that is known."""
 
     where: str
     key: str
     value: Any
+    at: float = -inf
 
 
 @dataclass(frozen=True, slots=True)
