@@ -1,7 +1,8 @@
 """The near cache: which copies of what Redis has may be kept in memory, and until when.
 
 Copies are made of what this instance reads and writes while Redis answers.  Redis tells of every change of a key
-(``CLIENT TRACKING … BCAST``) on one connection, the *tracked* one, and the copy goes.  Replies to reads come on other
+(``CLIENT TRACKING … BCAST``) on one connection, the *tracked* one, and the copy goes; of a cluster there is one to each
+master, and ``redis.tracked_cluster`` says why they may be taken for one.  Replies to reads come on other
 connections, so an invalidation may overtake the reply it concerns: the copy would be made after the invalidation, and
 nothing would ever take it out.  Decided here, without I/O; the store of the memory tier holds the copies.
 

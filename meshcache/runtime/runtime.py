@@ -32,8 +32,8 @@ from ..redis.tracking import TrackedLink
 from ..redis.url import Place
 from ..redis.way import way_to_track
 from ..shares import is_share
-from ..stamp import NOBODY, HybridClock, Kind, Op, Stamp, make_stamp
-from ..standings import Record, Standing, Standings
+from ..stamp import NOBODY, HybridClock, Kind, Op, Stamp, make_stamp, stamp_node
+from ..standings import NEVER, UNKNOWN, Record, Standing, Standings
 from ..store import Entry, Store
 from ..tier import Tier
 from .addresses import OwnAddresses
@@ -487,15 +487,23 @@ class Runtime:
 
     def _take_ops(self, event: OpsReceived) -> None:
         self.loads.heard(event.ops)
-        # One that is clean has brought its writes to Redis before it told them.
         node = self._mesh.node
-        in_redis = node is not None and node.standing_of(event.node_id).clean
-        if not (in_redis and self.mode is Mode.REDIS and not self._journal):
-            self.memory.apply(event.ops, in_redis=in_redis)
+        standing = UNKNOWN if node is None else node.standing_of(event.node_id)
+        if standing.clean:  # it has brought its writes to Redis before it told them
+            if self.mode is not Mode.REDIS or self._journal:
+                self.memory.apply(event.ops, in_redis=True)
+                self._became_dirty()
+            elif event.ops:
+                self.memory.observe(max(op.stamp for op in event.ops))
+                self.memory.counted_in_redis(event.ops)
+        else:
+            # What it told while it was clean may be heard only now: its writes up to its last plain one are in Redis, too, or are
+            # in doubt and brought there by itself.
+            until = NEVER if standing.plain else standing.plain_until
+            told = [op for op in event.ops if op.stamp <= until and stamp_node(op.stamp) == event.node_id]
+            self.memory.apply(told, in_redis=True)
+            self.memory.apply([op for op in event.ops if op not in told] if told else event.ops)
             self._became_dirty()
-        elif event.ops:
-            self.memory.observe(max(op.stamp for op in event.ops))
-            self.memory.counted_in_redis(event.ops)
         if self.memory.refused_stamps:
             self.warn_once(
                 "skew",

@@ -92,6 +92,10 @@ class SiteGateway(Gateway):
     def unpause(self) -> None:
         self._container.get_wrapped_container().unpause()
 
+    def find_port(self) -> None:
+        """It may be another one after the container was taken off its network and put back."""
+        self._port = int(self._container.get_exposed_port(8000))
+
     @property
     def container_id(self) -> str:
         return str(self._container.get_wrapped_container().id)
@@ -132,6 +136,7 @@ class Site:
 
     def connect(self, gateway: SiteGateway) -> None:
         self.network.connect(gateway.container_id)
+        gateway.find_port()
 
     def connect_redis(self) -> None:
         self.network.connect(self.redis.get_container_id(), ["redis"])

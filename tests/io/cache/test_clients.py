@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,22 +68,10 @@ async def test_tls(tmp_path: Path, kind: Any) -> None:
         await works(kind(**way, ssl_ca_data=authority.certificate.read_text()), server.client())
 
 
-@pytest.fixture(scope="module")
-def deployment() -> Iterator[SentinelDeployment]:
-    with SentinelDeployment() as deployment:
-        yield deployment
-
-
 @pytest.mark.parametrize("kind", [Sentinel, AsyncioSentinel])
 async def test_sentinels(deployment: SentinelDeployment, kind: Any) -> None:
     sentinels = kind([(sentinel.host, sentinel.port) for sentinel in deployment.sentinels])
     await works(sentinels.master_for("mymaster"), deployment.master.client())
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[ClusterDeployment]:
-    with ClusterDeployment() as cluster:
-        yield cluster
 
 
 async def test_a_cluster(cluster: ClusterDeployment) -> None:

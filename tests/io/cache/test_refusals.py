@@ -20,6 +20,7 @@ from meshcache.testing.deployments import ClusterDeployment
 from meshcache.testing.server import RedisServer
 from tests.io.cache.instances import lone_cache
 from tests.io.certificates import Authority
+from tests.io.loops import on_asyncio_and_trio
 from tests.support import eventually, eventually_sync, free_port
 
 pytestmark = pytest.mark.anyio
@@ -76,6 +77,7 @@ async def test_oom(redis_server: RedisServer, caplog: pytest.LogCaptureFixture) 
         await comes_back(cache, redis_server)
 
 
+@on_asyncio_and_trio
 async def test_misconf(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     directory = tmp_path / "data"
     directory.mkdir()
@@ -89,14 +91,15 @@ async def test_misconf(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
             await comes_back(cache, server)
 
 
+@on_asyncio_and_trio
 async def test_loading(caplog: pytest.LogCaptureFixture) -> None:
     with RedisServer(persistent=True) as server:
         pipeline = server.client().pipeline()
-        for i in range(16_000):  # it looks up from loading after every 1024 commands
+        for i in range(6_000):  # it looks up from loading after every 1024 commands
             pipeline.set(f"k{i}", "v")
         pipeline.execute()
         server.kill()
-        server.arguments = ("--key-load-delay", "40")  # us
+        server.arguments = ("--key-load-delay", "80")  # us
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, server.start)
             await eventually(lambda: b"oading" in _log(server), 10, message="the server loads")
@@ -232,35 +235,39 @@ async def test_clusterdown(lone_node: RedisServer, caplog: pytest.LogCaptureFixt
         await comes_back(cache, lone_node)
 
 
-async def test_tryagain(caplog: pytest.LogCaptureFixture) -> None:
+@on_asyncio_and_trio
+async def test_tryagain(cluster: ClusterDeployment, caplog: pytest.LogCaptureFixture) -> None:
     """A replay finds a key at one node and its fence at another.  It waits, and says so, until the slot has moved."""
     caplog.set_level("INFO", "meshcache")
-    with ClusterDeployment() as cluster:
-        slot = key_slot(b"{tag}")
-        target = next(master for master in cluster.masters if master is not cluster.owner_of_slot(slot))
-        async with lone_cache(cluster.url, codec="text", near_cache="off") as cache:
-            for value in ("first", "second"):  # the second finds the fence of the first
-                for server in cluster.servers:
-                    server.pause()
-                for _ in range(3):
-                    await cache.get("{tag}k")
-                await cache.set("{tag}k", value)
-                assert cache.mode is Mode.MEMORY
-                if value == "second":
-                    break
-                for server in cluster.servers:
-                    server.resume()
-                await eventually(lambda: cache.mode is Mode.REDIS and not cache.stats()["dirty"], 10)
-                cluster.begin_move(slot, target)
-                cluster.move_keys(slot, target, b"test:{tag}k")
-            for server in cluster.servers:
-                server.resume()
-            await eventually(lambda: "is moving keys within its cluster (TRYAGAIN)" in caplog.text, 10)
-            assert await cache.get("{tag}k") == "second"
-            await anyio.to_thread.run_sync(cluster.move_keys, slot, target)
-            await anyio.to_thread.run_sync(cluster.end_move, slot, target)
-            await eventually(lambda: cache.mode is Mode.REDIS and not cache.stats()["dirty"], 20)
-            assert target.client().get("test:{tag}k") == b"second"
+    slot = key_slot(b"{tag}")
+    target = next(master for master in cluster.masters if master is not cluster.owner_of_slot(slot))
+
+    async def write_in_an_outage(cache: MeshCache, value: str) -> None:
+        for server in cluster.servers:
+            server.pause()
+        for _ in range(3):
+            await cache.get("{tag}k")
+        await cache.set("{tag}k", value)
+        assert cache.mode is Mode.MEMORY
+
+    def resume() -> None:
+        for server in cluster.servers:
+            server.resume()
+
+    async with lone_cache(cluster.url, codec="text", near_cache="off") as cache:
+        await write_in_an_outage(cache, "first")
+        resume()
+        await eventually(lambda: cache.mode is Mode.REDIS and not cache.stats()["dirty"], 20)
+        cluster.begin_move(slot, target)
+        cluster.move_keys(slot, target, b"test:{tag}k")  # but not its fence
+        await write_in_an_outage(cache, "second")
+        resume()
+        await eventually(lambda: "is moving keys within its cluster (TRYAGAIN)" in caplog.text, 10)
+        assert await cache.get("{tag}k") == "second"
+        await anyio.to_thread.run_sync(cluster.move_keys, slot, target)
+        await anyio.to_thread.run_sync(cluster.end_move, slot, target)
+        await eventually(lambda: cache.mode is Mode.REDIS and not cache.stats()["dirty"], 20)
+        assert target.client().get("test:{tag}k") == b"second"
 
 
 # -- what is the caller's own

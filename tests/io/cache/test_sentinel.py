@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -12,25 +12,12 @@ import pytest
 from meshcache import MeshCache, Mode
 from meshcache.testing.deployments import SentinelDeployment
 from tests.io.cache.instances import lone_cache
+from tests.io.loops import on_asyncio_and_trio
 from tests.support import eventually
 
 pytestmark = pytest.mark.anyio
 
 SLACK = 0.15  # what a busy machine may add to op_timeout
-
-
-@pytest.fixture(scope="module")
-def shared_deployment() -> Iterator[SentinelDeployment]:
-    with SentinelDeployment() as deployment:
-        yield deployment
-
-
-@pytest.fixture
-def deployment(shared_deployment: SentinelDeployment) -> Iterator[SentinelDeployment]:
-    """Healthy and empty; may be broken."""
-    shared_deployment.master.client().flushall()
-    yield shared_deployment
-    shared_deployment.heal()
 
 
 async def in_time(call: Awaitable[Any]) -> Any:
@@ -53,6 +40,7 @@ async def keep_using(cache: MeshCache, until: Callable[[], bool]) -> int:
     return count
 
 
+@on_asyncio_and_trio
 async def test_the_master_dies(deployment: SentinelDeployment) -> None:
     async with lone_cache(deployment.url, codec="text") as cache:
         await cache.set("before", "1")
@@ -81,6 +69,7 @@ async def test_the_master_dies(deployment: SentinelDeployment) -> None:
         assert cache.stats()["outages"] == outages
 
 
+@on_asyncio_and_trio
 async def test_copies_follow_the_new_master(deployment: SentinelDeployment) -> None:
     """A planned failover: what somebody else writes at the new master is told from there."""
     async with lone_cache(deployment.url, near_cache="serve", codec="text") as cache:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import anyio
 import anyio.to_thread
@@ -13,6 +13,7 @@ from meshcache.redis.link import Link
 from meshcache.redis.sentinel_link import SentinelLink
 from meshcache.testing.deployments import SentinelDeployment
 from meshcache.testing.server import RedisServer
+from tests.io.loops import on_asyncio_and_trio, on_one_event_loop
 from tests.support import eventually, free_port
 
 pytestmark = pytest.mark.anyio
@@ -21,20 +22,6 @@ TIMEOUT = 0.25
 SCHEDULING = 0.15
 
 Opened = Callable[..., Link]
-
-
-@pytest.fixture(scope="module")
-def shared_deployment() -> Iterator[SentinelDeployment]:
-    with SentinelDeployment() as deployment:
-        yield deployment
-
-
-@pytest.fixture
-def deployment(shared_deployment: SentinelDeployment) -> Iterator[SentinelDeployment]:
-    """Healthy and empty; may be broken."""
-    shared_deployment.master.client().flushall()
-    yield shared_deployment
-    shared_deployment.heal()
 
 
 def url(*ports: int, service: str = "mymaster", login: str = "", options: str = "") -> str:
@@ -94,6 +81,7 @@ async def test_the_sentinels_want_a_password(deployment: SentinelDeployment, ope
             sentinel.client().execute_command("ACL", "SETUSER", "default", "+@all")
 
 
+@on_asyncio_and_trio
 async def test_the_master_dies_and_its_replica_takes_over(deployment: SentinelDeployment, opened: Opened) -> None:
     link = opened(deployment.url, timeout=TIMEOUT)
     await link.execute("SET", "k", "v")
@@ -110,6 +98,7 @@ async def test_the_master_dies_and_its_replica_takes_over(deployment: SentinelDe
     assert deployment.master.client().get("k") == b"v"
 
 
+@on_one_event_loop
 async def test_a_master_that_falls_silent(deployment: SentinelDeployment, opened: Opened) -> None:
     link = opened(deployment.url, timeout=TIMEOUT)
     await link.execute("SET", "k", "v")
@@ -117,6 +106,7 @@ async def test_a_master_that_falls_silent(deployment: SentinelDeployment, opened
     await went_on(link)
 
 
+@on_one_event_loop
 async def test_a_planned_failover_loses_no_call(deployment: SentinelDeployment, opened: Opened) -> None:
     """The old master closes its connections and is a replica from then on: one try more, at the new master."""
     link = opened(deployment.url, timeout=TIMEOUT)
@@ -212,6 +202,7 @@ async def test_after_close_there_is_no_master(deployment: SentinelDeployment, op
         await link.find_master()
 
 
+@on_one_event_loop
 async def test_valkey(opened: Opened) -> None:
     program = RedisServer.find_valkey()
     if program is None:
