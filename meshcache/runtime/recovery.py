@@ -186,9 +186,9 @@ class Recovery:
         if self._journal or self._journal.ghosts:
             await self._end_abandoned()
             await self._hear_the_others()
-            await self._lay_ghosts(invalidate=recovering and self._on_recovery == "invalidate")
             known |= await read_sweeps(self._link, self._names)
-            self._memory.learn_sweeps(known)
+            self._memory.learn_sweeps(known)  # first: what is laid below may be older
+            await self._lay_ghosts(invalidate=recovering and self._on_recovery == "invalidate")
         while self._journal:
             known |= await self._replay_sweeps()
             await self._replay_keys(invalidate=recovering and self._on_recovery == "invalidate")
