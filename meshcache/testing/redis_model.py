@@ -9,6 +9,7 @@ What may not enter: I/O, faults.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import re
 from binascii import crc32
 from collections.abc import Callable, Iterable, Sequence
@@ -86,6 +87,8 @@ class RedisModel:
         self.clients: dict[int, Client] = {}
         self.changed: dict[bytes, Client | None] = {}
         self.loads_until = 0
+        self._expiring = [(ends, key) for key, (_, ends) in self.data.items() if ends is not None]
+        heapq.heapify(self._expiring)
         self._now_ms = now_ms
         self._page = page
         self._last_client = 2  # Redis has used some for itself
@@ -122,6 +125,16 @@ class RedisModel:
         held = self.data.get(key)
         return None if held is None or (held[1] is not None and held[1] <= self._now_ms()) else held[0]
 
+    @property
+    def expires_next(self) -> int | None:
+        """When the next key may expire, in ms; None: none ever."""
+        return self._expiring[0][0] if self._expiring else None
+
+    def expire(self) -> None:
+        """Remove what has expired, as Redis does now and then: those who track are told of it."""
+        while self._expiring and self._expiring[0][0] <= self._now_ms():
+            self._get(heapq.heappop(self._expiring)[1])
+
     # -- the data
 
     def _get(self, key: bytes) -> Value | None:
@@ -149,6 +162,8 @@ class RedisModel:
     def _put(self, client: Client | None, key: bytes, value: Value, expires_at: int | None) -> None:
         self.data[key] = value, expires_at
         self.changed[key] = client
+        if expires_at is not None:
+            heapq.heappush(self._expiring, (expires_at, key))
 
     def _remove(self, client: Client | None, keys: Iterable[bytes]) -> int:
         removed = 0

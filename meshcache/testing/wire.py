@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from random import Random
 from typing import Any, Final
 
@@ -41,6 +42,7 @@ _ATOMIC: Final = 0.8
 """So often is a pipeline run in one go."""
 
 _INTERLEAVED: Final = 0.002
+_EXPIRY_CYCLE: Final = 0.1
 
 _EMPTY: Final = object()
 
@@ -80,12 +82,15 @@ class ServerProcess:
         self._page = page
         self._is_stopped = False
         self._served: list[_Served] = []
+        self._expires_at = inf
 
     def start(self, data: Snapshot | None = None, *, loads_for: float = 0.0) -> None:
         """Start a new process with this data; it says that it loads for some seconds."""
         assert self.model is None
         self.model = RedisModel(self.random, self.now_ms, data, page=self._page)
         self.model.loads_until = self.now_ms() + int(loads_for * 1000) if loads_for else 0
+        self._expires_at = inf
+        self.look_ahead()
 
     def kill(self) -> None:
         """End the process: what waits to be read is lost, and all connections break."""
@@ -106,6 +111,7 @@ class ServerProcess:
         self.random.shuffle(waiting)
         for one in waiting:
             one.work()
+        self.look_ahead()
 
     def now_ms(self) -> int:
         """Its wall clock."""
@@ -124,6 +130,23 @@ class ServerProcess:
         served = _Served(self, self.model, connection)
         self._served.append(served)
         return served
+
+    def look_ahead(self) -> None:
+        """See to it that keys expire soon after their time, also if nobody asks for them."""
+        moment = None if self.model is None else self.model.expires_next
+        if moment is not None and moment < self._expires_at:
+            self._expires_at = moment
+            after = self.random.uniform(0, _EXPIRY_CYCLE)
+            self.loop.at(max(self.loop.time(), moment / 1000) + after, self._expire, moment)
+
+    def _expire(self, moment: float) -> None:
+        if moment == self._expires_at:
+            self._expires_at = inf
+            if self.works:
+                assert self.model is not None
+                self.model.expire()
+                self.broadcast()
+                self.look_ahead()
 
     def forget(self, served: _Served) -> None:
         """A connection is no more."""
@@ -475,6 +498,7 @@ class _Served:
             self._connection.down.send(b"".join(replies))
         if self._model.changed:
             server.broadcast()
+            server.look_ahead()
 
     def _go_on(self) -> None:
         self._is_busy = False

@@ -6,6 +6,7 @@ Expiry: a time to live is so long that it does not end here, or so short that th
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
@@ -129,6 +130,28 @@ def test_both_tell_of_the_same_changes(server: RedisServer, real: Real, seed: in
         assert set(real.pushed) == expected, command
         real.pushed.clear()
     other.close()
+
+
+def test_both_tell_of_what_expired_though_nobody_asks_for_it(real: Real) -> None:
+    now = 0
+    model = RedisModel(Random(1), lambda: now)
+    us = Modelled(model)
+    for command in ([b"HELLO", b"3"], [b"CLIENT", b"TRACKING", b"ON", b"BCAST", b"PREFIX", NAMES.prefix, b"NOLOOP"]):
+        model.execute(command, us)
+        real.run(command)
+    command = [b"SET", KEYS[0], b"brief", b"PX", b"20"]
+    model.execute(command, us)
+    real.run(command)
+    model.changed.clear()
+    assert model.expires_next == 20
+    now = 20
+    model.expire()
+    assert set(model.changed) == {KEYS[0]}
+    assert model.expires_next is None
+    deadline = time.monotonic() + 10
+    while real.pushed != [KEYS[0]]:
+        real.run([b"PING"])
+        assert time.monotonic() < deadline
 
 
 def test_both_kill_a_client_by_its_number(server: RedisServer, real: Real) -> None:
