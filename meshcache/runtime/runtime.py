@@ -33,7 +33,7 @@ from ..redis.url import Place
 from ..redis.way import way_to_track
 from ..shares import is_share
 from ..stamp import NOBODY, HybridClock, Kind, Op, Stamp, make_stamp, stamp_node
-from ..standings import NEVER, UNKNOWN, Record, Standing, Standings
+from ..standings import UNKNOWN, Record, Standing, Standings
 from ..store import Entry, Store
 from ..tier import Tier
 from .addresses import OwnAddresses
@@ -497,10 +497,7 @@ class Runtime:
                 self.memory.observe(max(op.stamp for op in event.ops))
                 self.memory.counted_in_redis(event.ops)
         else:
-            # What it told while it was clean may be heard only now: its writes up to its last plain one are in Redis, too, or are
-            # in doubt and brought there by itself.
-            until = NEVER if standing.plain else standing.plain_until
-            told = [op for op in event.ops if op.stamp <= until and stamp_node(op.stamp) == event.node_id]
+            told = [op for op in event.ops if self._was_told(op.stamp)]
             self.memory.apply(told, in_redis=True)
             self.memory.apply([op for op in event.ops if op not in told] if told else event.ops)
             self._became_dirty()
@@ -510,6 +507,16 @@ class Runtime:
                 f"writes of peer {event.node_id:016x} are refused: its clock is more than "
                 f"{self._options.max_skew:g} s ahead of this host's; set both by NTP",
             )
+
+    def _was_told(self, stamp: Stamp) -> bool:
+        """Whether whoever made this write has brought it to Redis before it lost it, or brings it there by itself: so it is up to
+        its last plain write.  It was told of late, or comes from somebody who was told."""
+        writer, node = stamp_node(stamp), self._mesh.node
+        if writer == self.node_id:
+            standing = UNKNOWN if self._membership is None else self._membership.standing
+        else:
+            standing = UNKNOWN if node is None else node.standing_of(writer)
+        return not standing.plain and stamp <= standing.plain_until
 
     def _take_standing(self, node_id: int, standing: Standing) -> None:
         now = self._now()
