@@ -12,6 +12,7 @@ writes are held to be in order only if they are further apart than the clocks.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import logging
@@ -87,9 +88,10 @@ class OutageSimulation:
     Args:
         schedule: what is to happen.
         is_telling: record for a story also what the instances and Redis did; changes nothing else.
+        orphans_arrive: whether what a killed process had sent to Redis, in a cut, may still arrive after that.
     """
 
-    def __init__(self, schedule: Schedule, *, is_telling: bool = False) -> None:
+    def __init__(self, schedule: Schedule, *, is_telling: bool = False, orphans_arrive: bool = True) -> None:
         self.schedule = schedule
         random = Random(f"{schedule.seed} surroundings")  # noqa: S311 - repeatable on purpose
         loop = VirtualLoop()
@@ -106,6 +108,7 @@ class OutageSimulation:
             addresses=[(f"10.0.0.{place + 1}", _PORT) for place in range(len(schedule.begins))],
             start=loop.time() + _BEFORE,
             is_telling=is_telling,
+            orphans_arrive=orphans_arrive,
         )
         if is_telling:
             self._server.ran = self._tell_command
@@ -405,15 +408,16 @@ def _readable(word: bytes) -> str:
     return word.decode("ascii", "replace")
 
 
-def run_schedule(seed: int) -> Outcome:
-    """Run one schedule.
+def run_schedule(seed: int, *, orphans_arrive: bool = True) -> Outcome:
+    """Run one schedule; see :class:`OutageSimulation`.
 
     Raises:
         AssertionError: something was wrong; the message has the seed, the schedule and the story.
     """
-    outcome = OutageSimulation(make_schedule(seed)).run()
+    schedule = make_schedule(seed)
+    outcome = OutageSimulation(schedule, orphans_arrive=orphans_arrive).run()
     if outcome.violations:
-        told = OutageSimulation(make_schedule(seed), is_telling=True).run()
+        told = OutageSimulation(schedule, is_telling=True, orphans_arrive=orphans_arrive).run()
         raise AssertionError("\n\n".join([str(told.schedule), *map(str, told.violations[:_TOLD])]))
     return outcome
 
@@ -421,12 +425,19 @@ def run_schedule(seed: int) -> Outcome:
 def main() -> int:
     """The exit status: 0 if nothing was wrong."""
     logging.getLogger("meshcache").setLevel(logging.CRITICAL)
-    start, many = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    parser = argparse.ArgumentParser("python -m meshcache.testing.outage_simulator")
+    parser.add_argument("seed", type=int)
+    parser.add_argument("count", type=int, nargs="?", default=1)
+    parser.add_argument(
+        "--no-orphans", action="store_true", help="what a killed process had sent does not arrive any more"
+    )
+    options = parser.parse_args()
+    start, many = options.seed, options.count
     failures: list[int] = []
     slowest, newest, still = 0.0, 0, 0
     for seed in range(start, start + many):
         try:
-            outcome = run_schedule(seed)
+            outcome = run_schedule(seed, orphans_arrive=not options.no_orphans)
         except AssertionError as failure:
             failures.append(seed)
             print(f"{failure}\n", flush=True)  # noqa: T201

@@ -152,7 +152,7 @@ class Instance:
         self.process.stop()
         if self._socket is not None:
             self._socket.close()
-        self.wire.hang_up()
+        self.wire.hang_up(with_data=self._world.orphans_arrive)
 
     async def leave(self) -> None:
         """Close the cache, as a deployment does."""

@@ -185,3 +185,22 @@ def test_a_pipeline_may_be_run_in_parts() -> None:
         places = [place for place, command in enumerate(world.ran) if command[0] == b"SET"]
         interleaved += places != list(range(places[0], places[0] + 5))
     assert 0 < interleaved < len(SEEDS)
+
+
+@pytest.mark.parametrize("with_data", [True, False])
+def test_what_a_killed_process_had_sent_may_still_arrive(with_data: bool) -> None:
+    ends = set()
+    for seed in SEEDS:
+        world = World(seed)
+
+        async def main(link: Link, world: World = world) -> None:
+            await link.execute("SET", "key", "old")
+            world.wire.become("silent")
+            await world.fails(link, "SET", "key", "ghost")
+            world.wire.hang_up(with_data=with_data)
+            world.wire.become("ok")
+            await asyncio.sleep(10)
+            ends.add(world.value)
+
+        world.run(main)
+    assert ends == ({b"old", b"ghost"} if with_data else {b"old"})
