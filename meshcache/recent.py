@@ -39,9 +39,10 @@ class Recent:
         self._own_since = self._others_since = -inf  # of everything after this moment there is a record
 
     def wrote(self, key: str, stamp: Stamp, now: float, *, fenced: bool = False) -> None:
-        """This instance changed a key in Redis, plainly or under the fence."""
+        """This instance changed a key in Redis, plainly or under the fence; or it brought something older there, for others."""
         own = self._own
-        own[key] = _Change(now, stamp, fenced)
+        known = own.get(key)
+        own[key] = _Change(now, stamp, fenced) if known is None or known.stamp <= stamp else known._replace(at=now)
         own.move_to_end(key)
         if len(own) > self._limit:
             self._own_since = own.popitem(last=False)[1].at

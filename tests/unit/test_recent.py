@@ -23,6 +23,13 @@ def test_own_changes_since_a_moment_newest_stamp_each() -> None:
     assert keys(recent.own_since(0.0)) == {"a", "b"}
 
 
+def test_an_older_write_brought_for_somebody_else_does_not_hide_the_own_newer_one() -> None:
+    recent = Recent(100)
+    recent.wrote("a", stamp(3), 3.0)
+    recent.wrote("a", stamp(1), 4.0, fenced=True)
+    assert recent.own_since(3.5) == [Op(Kind.INVALIDATE, "a", stamp(3))]
+
+
 def test_sweeps_are_changes() -> None:
     recent = Recent(100)
     recent.swept("user:*", stamp(1), 1.0)
