@@ -158,8 +158,9 @@ class Recovery:
 
     async def _end_abandoned(self) -> None:
         """What was sent on connections that were given up must not arrive after what is about to be written: end them."""
-        abandoned, self._abandoned[:] = list(self._abandoned), []
+        abandoned = list(self._abandoned)
         await end_connections(self._link, abandoned)
+        del self._abandoned[: len(abandoned)]  # only now: without an answer they are still to be ended
 
     async def _lay_ghosts(self, *, invalidate: bool) -> None:
         """A plain write that was given up may have arrived by now, after what somebody has written since: what this instance knows
