@@ -114,6 +114,7 @@ class Tracker:
                 except (Unavailable, RedisCommandError) as error:
                     refused = error  # not raised here: a task group would wrap it
                 else:
+                    self._near.drop()  # what there is may have changed while nobody listened, also where no outage came of it
                     self._near.track()
                     self._link.connection = connection
                     self.tried.set()
