@@ -248,7 +248,7 @@ class MemoryTier:
         """
         now = self._now()
         for op in ops:
-            if stamp_node(op.stamp) == NOBODY and op.kind is not Kind.SWEEP and self.counters.is_known(op.key):
+            if self._is_counted(op.key, op.stamp, is_sweep=op.kind is Kind.SWEEP):
                 continue
             if self._clock.accepts(op.stamp) and not (op.kind is not Kind.SWEEP and self.is_outdated(op.key, op.stamp)):
                 self._counters_follow(op)
@@ -341,10 +341,16 @@ class MemoryTier:
                 continue
             elif self.counters.is_own(op.key):
                 continue  # its owner knows better
+            elif self._is_counted(op.key, op.stamp, is_sweep=op.kind is Kind.SWEEP):
+                continue  # its sender did not know that
             elif self.store.apply(op, now):
                 self._counters_follow(op)
                 if not in_redis or self._may_be_overtaken(op):
                     self._mark(op, foreign=True)
+
+    def _is_counted(self, key: str, stamp: Stamp, *, is_sweep: bool) -> bool:
+        """Whether that is a change of which nobody knows what it was, of a key that is known as a counter: it was counted."""
+        return stamp_node(stamp) == NOBODY and not is_sweep and self.counters.is_known(key)
 
     def _may_be_overtaken(self, op: Op) -> bool:
         """Whether this instance may be bringing something older to Redis just now.  A sweep leaves no fences that would refuse it."""
@@ -371,6 +377,8 @@ class MemoryTier:
     def wants(self, version: Version, now: float) -> bool:
         """Whether the write of this version, if it came, would be taken in and kept."""
         if not self._clock.accepts(version.stamp) or not self.store.wants(version) or self.counters.is_own(version.key):
+            return False
+        if self._is_counted(version.key, version.stamp, is_sweep=version.is_sweep):
             return False
         return version.is_sweep or not self.is_outdated(version.key, version.stamp)
 
