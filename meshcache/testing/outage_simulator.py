@@ -88,7 +88,7 @@ class OutageSimulation:
     Args:
         schedule: what is to happen.
         is_telling: record for a story also what the instances and Redis did; changes nothing else.
-        orphans_arrive: whether what a killed process had sent to Redis, in a cut, may still arrive after that.
+        orphans_arrive: whether what a process that is gone had sent to Redis, in a cut, may still arrive after that.
     """
 
     def __init__(self, schedule: Schedule, *, is_telling: bool = False, orphans_arrive: bool = True) -> None:
@@ -429,7 +429,7 @@ def main() -> int:
     parser.add_argument("seed", type=int)
     parser.add_argument("count", type=int, nargs="?", default=1)
     parser.add_argument(
-        "--no-orphans", action="store_true", help="what a killed process had sent does not arrive any more"
+        "--no-orphans", action="store_true", help="what a process that is gone had sent does not arrive any more"
     )
     options = parser.parse_args()
     start, many = options.seed, options.count

@@ -160,6 +160,8 @@ class Instance:
         if not self.is_killed:
             self._go()
             await self.process.start(self._cache.aclose())
+            if not self._world.orphans_arrive:
+                self.wire.hang_up(with_data=False)
 
     async def halt(self) -> None:
         """No more calls; those under way have ended then."""

@@ -42,7 +42,7 @@ class World:
         ether: the network.
         addresses: of each place.
         start: when the trouble begins.
-        orphans_arrive: whether what a killed process had sent may still arrive, long after.
+        orphans_arrive: whether what a process that is gone had sent, in a cut, may still arrive, long after.
         is_telling: whether what only a story needs is recorded.
         names: of the instances by node id.
         calls: those that have ended.
