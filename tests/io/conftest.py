@@ -33,7 +33,9 @@ def shared_sentinels() -> Iterator[SentinelDeployment]:
 def deployment(shared_sentinels: SentinelDeployment) -> SentinelDeployment:
     """A master, a replica and sentinels; healthy and empty; may be broken."""
     shared_sentinels.heal()
-    shared_sentinels.master.client().flushall()
+    client = shared_sentinels.master.client()
+    client.flushall()
+    assert client.wait(1, 10_000) == 1, "the replica still has what an earlier test wrote"
     return shared_sentinels
 
 
