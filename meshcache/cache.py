@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 from weakref import WeakSet
 
 import anyio
-import anyio.lowlevel
 
 from .arguments import check_amount, check_key, check_keys, check_pattern, ttl_to_ms
 from .cached import CachedFunction, Decorator, check_unambiguous
@@ -27,6 +26,7 @@ from .errors import ClosedError, CodecError, Unavailable
 from .events import Event, Mode, Peer
 from .glob import MATCH_ALL
 from .loading import Loading
+from .loops import give_turn
 from .options import DEFAULT_URL, OptionArguments, Options
 from .redis.place import read_place
 from .stamp import Stamp
@@ -176,7 +176,7 @@ class MeshCache:
             if entry is not None:
                 self._memory_calls = calls = self._memory_calls + 1
                 if not calls % _MEMORY_CALLS_A_TURN:
-                    await anyio.lowlevel.checkpoint()
+                    await give_turn()
                 value = entry.decoded
                 return self._value_of(entry) if value is NOT_DECODED else value
         key = check_key(key)
@@ -537,7 +537,7 @@ class MeshCache:
         """Memory never waits: a loop of calls would keep the mesh, and everybody else, from their turn."""
         self._memory_calls += 1
         if not self._memory_calls % _MEMORY_CALLS_A_TURN:
-            await anyio.lowlevel.checkpoint()
+            await give_turn()
 
     async def _read(self, ask: Callable[[Tier], Awaitable[T]], key: str) -> T:
         """A call that reads one key: from memory if Redis may not have this instance's last write of it."""

@@ -19,6 +19,7 @@ import anyio
 
 from .errors import ConfigError
 from .interfaces import LocalAddress, is_interface, local_addresses, usable_addresses
+from .loops import asyncio_loop
 
 __all__ = ["RECEIVE_BUFFER_BYTES", "Address", "UdpSocket"]
 
@@ -132,7 +133,7 @@ class UdpSocket:
         self._socket.close()
 
     async def _wait_readable(self) -> None:
-        loop = _asyncio_loop()
+        loop = asyncio_loop()
         if loop is not None and self._watch is None and self._socket.fileno() >= 0:
             with contextlib.suppress(NotImplementedError):  # Windows' proactor; anyio has a thread for it
                 self._watch = _Watch(loop, self._socket)
@@ -198,17 +199,6 @@ class _Watch:
             return False
         self._waiter.set_result(None)
         return True
-
-
-def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
-    """The running event loop, if it is asyncio's, and not the host of trio as a guest."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
-        return None
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 @lru_cache(maxsize=4096)

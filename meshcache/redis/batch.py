@@ -35,7 +35,7 @@ import anyio
 import anyio.abc
 
 from ..errors import Unavailable
-from .connect import in_asyncio_task
+from ..loops import asyncio_loop
 from .link import Argument, Command, Link, Shard, no_answer
 
 __all__ = ["BatchLink"]
@@ -139,8 +139,8 @@ class BatchLink:
 
     async def run(self) -> None:
         """Coalesce until cancelled; then see to it that whoever waits has a reply."""
-        if in_asyncio_task():
-            loop = asyncio.get_running_loop()
+        loop = asyncio_loop()
+        if loop is not None:
             self._call, self._now = partial(_FutureCall, loop=loop), loop.time
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks

@@ -6,15 +6,15 @@ The implementations, and with them redis-py, are imported only when one is neede
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 
+from ..loops import on_trio
 from .cluster_link import ClusterLink
 from .link import CONNECTIONS, Identity, Link
 from .sentinel_link import SentinelLink
 from .url import ClusterEndpoint, Endpoint, Place, SentinelEndpoint, parse_url
 
-__all__ = ["in_asyncio_task", "open_link"]
+__all__ = ["open_link"]
 
 
 def open_link(place: str | Place, *, timeout: float, connections: int = CONNECTIONS) -> Link:
@@ -48,18 +48,10 @@ def open_link(place: str | Place, *, timeout: float, connections: int = CONNECTI
 
 
 def _open_one(server: Endpoint, identity: Identity | None, *, timeout: float, connections: int) -> Link:
-    if in_asyncio_task():
-        from .asyncio_link import AsyncioLink
+    if on_trio():
+        from .thread_link import ThreadLink
 
-        return AsyncioLink(server, timeout=timeout, connections=connections, identity=identity)
-    from .thread_link import ThreadLink
+        return ThreadLink(server, timeout=timeout, connections=connections, identity=identity)
+    from .asyncio_link import AsyncioLink
 
-    return ThreadLink(server, timeout=timeout, connections=connections, identity=identity)
-
-
-def in_asyncio_task() -> bool:
-    """Whether asyncio runs the caller; otherwise it is another event loop."""
-    try:
-        return asyncio.current_task() is not None  # None: another event loop is a guest of asyncio's
-    except RuntimeError:
-        return False
+    return AsyncioLink(server, timeout=timeout, connections=connections, identity=identity)

@@ -27,7 +27,7 @@ from anyio import to_thread
 from anyio.streams.tls import TLSStream
 
 from ..errors import RedisCommandError, Unavailable
-from .connect import in_asyncio_task
+from ..loops import on_trio
 from .link import Argument, ClientId, Command, Identity, Link, Redirected, Shard, no_answer, outage, refusal
 from .names import Names
 from .packed_link import pack_all
@@ -367,7 +367,7 @@ async def open_tracked(
     Raises:
         Unavailable: no connection within ``timeout`` seconds.
     """
-    kind = _AsyncioConnection if in_asyncio_task() else _StreamConnection
+    kind = _StreamConnection if on_trio() else _AsyncioConnection
     connection = kind(endpoint.name, timeout, names, listener, identity)
     connection.in_cluster = endpoint.in_cluster
     try:
@@ -432,7 +432,7 @@ async def _login(endpoint: Endpoint, timeout: float) -> tuple[str, ...]:
         return ("AUTH", endpoint.username or "default", endpoint.password or "") if known else ()
     ask = endpoint.credentials
     with anyio.move_on_after(timeout):
-        words = await (ask.get_credentials_async() if in_asyncio_task() else ask.get_credentials_in_thread())
+        words = await (ask.get_credentials_in_thread() if on_trio() else ask.get_credentials_async())
         return ("AUTH", *(("default", *words) if len(words) == 1 else words))
     raise Unavailable(f"the credential provider did not answer within {timeout:g} s")
 

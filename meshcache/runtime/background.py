@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Awaitable, Callable
 
 import anyio
 
-__all__ = ["Background", "on_trio"]
+from ..loops import on_trio
+
+__all__ = ["Background"]
 
 logger = logging.getLogger("meshcache")
-
-
-def on_trio() -> bool:
-    """Whether the calling task runs on trio; otherwise it runs on asyncio."""
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_task())
 
 
 class Background:
