@@ -27,7 +27,7 @@ OP_TIMEOUT = 0.25
 async def main(rounds: int, back_rounds: int) -> list[Figure]:
     """All figures, one scenario after the other."""
     figures: list[Figure] = []
-    for scenario in (refused, silent, absent, propagation, recovery):
+    for scenario in (refused, silent, absent, propagation, apart, recovery):
         say(f"{scenario.__name__} …")
         figures += await scenario(rounds)
     say("the way back …")
@@ -100,6 +100,39 @@ async def propagation(rounds: int) -> list[Figure]:
             f"in an outage, a {name} on A is seen on B", percentiles(times), "p50 ≤ 10", statistics.median(times) <= 10
         )
         for name, times in (("set", sets), ("delete", deletes))
+    ]
+
+
+async def apart(rounds: int) -> list[Figure]:
+    """Only B has lost Redis: what it writes reaches A and Redis by way of A, and what A writes reaches B."""
+    there: list[float] = []
+    gone: list[float] = []
+    back: list[float] = []
+    with RedisServer() as server, OutageProxy(server.host, server.port) as proxy:
+        redis = server.client()
+
+        async def is_gone() -> bool:
+            return await reads(one, None) and not redis.exists("test:key")
+
+        async with mesh(server.url, proxy.url) as (one, two):
+            proxy.refuse()
+            await eventually(lambda: two.mode is Mode.MEMORY, 10)
+            for i in range(100 * rounds):
+                there.append(await visible(two.set("key", i), lambda i=i: reads(one, i)))
+                back.append(await visible(one.set("key", -i), lambda i=i: reads(two, -i)))
+                gone.append(await visible(two.delete("key"), is_gone))
+    return [
+        Figure(
+            f"only B has lost Redis: {name}",
+            f"{percentiles(times)}; max {max(times):.1f}",
+            "max ≤ 100",
+            max(times) <= 100,
+        )
+        for name, times in (
+            ("its set is read on A", there),
+            ("its delete is gone from A and Redis", gone),
+            ("it reads what A sets", back),
+        )
     ]
 
 
