@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 
 from .stamp import Stamp, make_stamp
 
-__all__ = ["NEVER", "UNKNOWN", "Record", "Standing", "Standings"]
+__all__ = ["AT_FIRST", "NEVER", "UNKNOWN", "Record", "Standing", "Standings"]
 
 NEVER: Final = make_stamp(0, 0, 0)
 """Older than every stamp: of an instance that has written nothing plainly."""
@@ -42,15 +42,19 @@ class Standing(NamedTuple):
         plain: whether it may write plainly now.
         clean: whether Redis answers it and has every write of its own.
         plain_until: the stamp of its last plain write; says nothing while ``plain``.
+        number: how often it has changed before: of what peers hear and what Redis keeps, either may be the newer.
     """
 
     plain: bool
     clean: bool
     plain_until: Stamp = NEVER
+    number: int = 0
 
 
 UNKNOWN: Final = Standing(plain=True, clean=False)
 """Of an instance that does not say: the worst."""
+AT_FIRST: Final = Standing(plain=False, clean=False)
+"""Of an instance that has not reached Redis yet."""
 
 
 class Record(NamedTuple):
@@ -136,7 +140,7 @@ class Standings:
         # Whoever says goodbye with writes that Redis lacks may have told them to others: as if it had fallen silent.
         known.silent_since = heard_at if silent or not known.standing.clean else None
         if not silent and known.standing.plain:
-            known.standing = Standing(plain=False, clean=known.standing.clean, plain_until=make_stamp(wall_ms, 0, 0))
+            known.standing = known.standing._replace(plain=False, plain_until=make_stamp(wall_ms, 0, 0))
         self._reckon()
 
     def registered(self, records: Iterable[Record], now: float) -> None:
@@ -211,16 +215,25 @@ class Standings:
         return until
 
     def _plain_until(self, known: _Known, now: float, wall_ms: int) -> Stamp | None:
-        standing = known.standing
         if known.present:
+            standing = self._newest(known)
             return None if standing.plain else standing.plain_until
         bounds = [
             bound for bound in (self._by_mesh(known, now, wall_ms), self._by_registry(known)) if bound is not None
         ]
         return min(bounds, default=None)
 
+    def _newest(self, known: _Known) -> Standing:
+        """What a peer says of itself.  It may have registered something newer of which no heartbeat has come yet."""
+        record = known.record
+        if record is None or record.left or record.lease < 0 or record.standing.number <= known.standing.number:
+            return known.standing
+        return record.standing
+
     def _by_mesh(self, known: _Known, now: float, wall_ms: int) -> Stamp | None:
         """It was a peer.  It still hears this instance, which says that it is not clean, or must have missed it by now."""
+        if self._newest(known) is not known.standing:
+            return None
         if now >= known.heard_at + self._forget_after - _MARGIN:
             return None
         if not known.standing.plain:

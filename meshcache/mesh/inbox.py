@@ -11,7 +11,7 @@ from math import inf
 
 from ..stamp import Kind, Op, Stamp
 from .settings import Limits
-from .wire import FRAGMENT_BYTES, MAX_NACK_RANGES, Fragment, Nack
+from .wire import FRAGMENT_BYTES, MAX_NACK_RANGES, Fragment, Nack, Ops
 
 __all__ = ["Assembly", "Inbox"]
 
@@ -98,7 +98,7 @@ class Inbox:
 
 
 class _Puzzle:
-    __slots__ = ("expires_at", "key", "pieces", "size", "total", "touched_at")
+    __slots__ = ("expires_at", "in_redis", "key", "pieces", "size", "total", "touched_at")
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -106,6 +106,7 @@ class _Puzzle:
         self.size = 0
         self.key = ""
         self.expires_at = inf
+        self.in_redis: bool | None = None
         self.touched_at = 0.0
 
 
@@ -123,16 +124,16 @@ class Assembly:
         self._limits = limits
         self._puzzles: OrderedDict[Stamp, _Puzzle] = OrderedDict()  # the one that waits longest for a piece first
 
-    def add(self, fragment: Fragment, now: float) -> tuple[Op | None, bool]:
+    def add(self, fragment: Fragment, now: float) -> tuple[Ops | None, bool]:
         """Take in a piece that came at ``now``.
 
         Returns:
-            The write, if it is whole now, or an invalidation if it is too large for this instance; and whether the
-            pieces of another value had to be given up, which its numbers do not tell any more.
+            The write as one datagram would have brought it, if it is whole now, or an invalidation if it is too large for
+            this instance; and whether the pieces of another value had to be given up, which its numbers do not tell any more.
         """
-        _, stamp, place, total, piece, key, expires_at = fragment
+        _, stamp, place, total, piece, key, expires_at, in_redis = fragment
         if (total - 2) * FRAGMENT_BYTES > self._limits.max_value_bytes:
-            return (None if place else Op(Kind.INVALIDATE, key, stamp)), False
+            return (None if place else Ops(0, (Op(Kind.INVALIDATE, key, stamp),), in_redis)), False
         puzzle = self._puzzles.get(stamp)
         if puzzle is None or puzzle.total != total:
             self.drop(stamp)
@@ -144,11 +145,11 @@ class Assembly:
             puzzle.size += len(piece)
             self.bytes += len(piece)
         if place == 0:
-            puzzle.key, puzzle.expires_at = key, expires_at
+            puzzle.key, puzzle.expires_at, puzzle.in_redis = key, expires_at, in_redis
         if len(puzzle.pieces) == total:
             self.drop(stamp)
             value = b"".join([puzzle.pieces[place] for place in range(total)])
-            return Op(Kind.SET, puzzle.key, stamp, value, puzzle.expires_at), False
+            return Ops(0, (Op(Kind.SET, puzzle.key, stamp, value, puzzle.expires_at),), puzzle.in_redis), False
         return None, self._make_room()
 
     def drop(self, stamp: Stamp) -> None:

@@ -419,20 +419,21 @@ class Node:
                 return
             self._note_losses(session, ask_at)
         if isinstance(frame, Ops):
-            self._tell(session, frame.ops, now)
+            self._tell(session, frame, now)
             return
         self._reconciler.touch(now)
-        op, given_up = self._assembly.add(frame, now)
+        whole, given_up = self._assembly.add(frame, now)
         if given_up:
             session.inbox.lost += 1
             self._note_losses(session)
             self._reconciler.narrow()
-        if op is not None:
-            self._tell(session, (op,), now)
+        if whole is not None:
+            self._tell(session, whole, now)
 
-    def _tell(self, session: Session, ops: tuple[Op, ...], now: float) -> None:
+    def _tell(self, session: Session, frame: Ops, now: float) -> None:
+        ops = frame.ops
         self.counters.ops_in += len(ops)
-        self._events.append(OpsReceived(ops, session.node_id))
+        self._events.append(OpsReceived(ops, session.node_id, frame.in_redis))
         if self._assembly.bytes:
             for op in ops:
                 self._assembly.drop(op.stamp)
@@ -563,7 +564,8 @@ class Node:
             self._repeating.clear()
             return
         room = self._pacer.room(now)
-        bodies = self._outbox.take(now, room - min(len(self._bulk), room // 2))
+        room_for_writes = room - min(len(self._bulk), room // 2)
+        bodies = self._outbox.take(now, room_for_writes, in_redis=self._standing.clean)
         self._urgent.extend((body, addresses) for body in bodies)
         if bodies:
             self.counters.ops_out = self._outbox.ops

@@ -62,11 +62,11 @@ class Outbox:
         elif older.stamp <= op.stamp:
             self._waiting[name] = op
 
-    def take(self, now: float, most: int) -> list[bytes]:
-        """The next bodies to send at ``now``, ``most`` of them at most."""
+    def take(self, now: float, most: int, *, in_redis: bool | None = None) -> list[bytes]:
+        """The next bodies to send at ``now``, ``most`` of them at most; ``in_redis`` as in :class:`~meshcache.mesh.wire.Ops`."""
         bodies: list[bytes] = []
         while len(bodies) < most and self:
-            bodies.append(self._next_fragment(now) if self._fragments else self._next_run(now))
+            bodies.append(self._next_fragment(now) if self._fragments else self._next_run(now, in_redis))
         return bodies
 
     def again(self, number: int) -> Ops | Fragment | None:
@@ -85,15 +85,15 @@ class Outbox:
         self._keep(fragment, len(body))
         return body
 
-    def _next_run(self, now: float) -> bytes:
+    def _next_run(self, now: float, in_redis: bool | None) -> bytes:
         run, packed, pieces = next_run(self._waiting, now, self._limits.max_value_bytes)
         if pieces:
             self.ops += 1
-            self._fragments.extend(pieces)
+            self._fragments.extend(piece._replace(in_redis=in_redis) for piece in pieces)
             return self._next_fragment(now)
         self.ops += len(run)
-        body = encode_ops(self.last + 1, packed)
-        self._keep(Ops(self.last + 1, tuple(run)), len(body))
+        body = encode_ops(self.last + 1, packed, in_redis)
+        self._keep(Ops(self.last + 1, tuple(run), in_redis), len(body))
         return body
 
     def _keep(self, frame: Ops | Fragment | None, size: int) -> None:

@@ -22,10 +22,12 @@ class OpsReceived:
     Attributes:
         ops: one or more.
         node_id: the peer that sent them.
+        in_redis: whether Redis had them when they were sent; None if the peer does not say.
     """
 
     ops: tuple[Op, ...]
     node_id: int
+    in_redis: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

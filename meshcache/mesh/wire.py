@@ -78,16 +78,16 @@ _MAX_HOST: Final = 64
 
 MAX_NACK_RANGES: Final = 60
 
-_OPS_HEAD_BYTES: Final = 1 + 1 + 9 + 3
-"""Array of three, type, number, array of ops; each at its longest."""
+_OPS_HEAD_BYTES: Final = 1 + 1 + 9 + 3 + 1
+"""Array of four, type, number, array of ops, whether Redis has them; each at its longest."""
 _OPS_ROOM: Final = MAX_BODY_BYTES - _OPS_HEAD_BYTES
 _SET_HEAD_BYTES: Final = 1 + 1 + 3 + 18 + 9 + 3
 """What a set costs besides key and value: array, kind, head of the key, stamp, time to live, head of the value."""
 
 FRAGMENT_BYTES: Final = MAX_BODY_BYTES - (1 + 1 + 9 + 18 + 3 + 3 + 3)
 """Less array, type, number, stamp, place, total, head of the piece."""
-_FRAGMENT_KEY_BYTES: Final = 3 + 9
-"""What the first piece carries besides the key: its head and the time to live."""
+_FRAGMENT_KEY_BYTES: Final = 3 + 9 + 1
+"""What the first piece carries besides the key: its head, the time to live, and whether Redis has it."""
 
 
 class FrameType(IntEnum):
@@ -138,17 +138,19 @@ class Ops(NamedTuple):
     """A run of writes.
 
     ``number`` counts its sender's datagrams of writes, from 1; one that is sent again keeps its number.  0 is for writes
-    that one peer asked for with :class:`Fetch`.
+    that one peer asked for with :class:`Fetch`.  ``in_redis`` is whether Redis had them when they were sent; None if the
+    sender does not say.
     """
 
     number: int
     ops: tuple[Op, ...]
+    in_redis: bool | None = None
 
 
 class Fragment(NamedTuple):
     """A piece of a set whose value does not fit into one datagram.  ``number`` as in :class:`Ops`, each piece its own.
 
-    Pieces belong together by their stamp.  ``key`` and ``expires_at`` are sent with the first piece only.
+    Pieces belong together by their stamp.  ``key``, ``expires_at`` and ``in_redis`` are sent with the first piece only.
     """
 
     number: int
@@ -158,6 +160,7 @@ class Fragment(NamedTuple):
     piece: bytes
     key: str = ""
     expires_at: float = inf
+    in_redis: bool | None = None
 
 
 class Heartbeat(NamedTuple):
@@ -255,7 +258,8 @@ _MODES: Final = (Mode.REDIS, Mode.MEMORY, Mode.RECOVERING)
 _MODE_NUMBERS: Final = {mode: number for number, mode in enumerate(_MODES)}
 _SHORT_KINDS: Final = {kind.value: kind for kind in (Kind.INVALIDATE, Kind.DELETE, Kind.SWEEP)}
 
-_OPS_START: Final = bytes([0x93, FrameType.OPS])
+_OPS_START: Final = bytes([0x94, FrameType.OPS])
+_IN_REDIS: Final = {None: b"\xc0", False: b"\xc2", True: b"\xc3"}
 _PADDING: Final = [bytes([0xC4, n]) + bytes(n) for n in range(MIN_BODY_BYTES)]
 
 
@@ -265,13 +269,13 @@ _PADDING: Final = [bytes([0xC4, n]) + bytes(n) for n in range(MIN_BODY_BYTES)]
 def encode(frame: Frame, now: float) -> bytes:  # noqa: PLR0911, PLR0912 - one case a frame
     """The body of a frame, sent at ``now``."""
     match frame:
-        case Ops(number, ops):
-            return encode_ops(number, [encode_op(op, now) for op in ops])
+        case Ops(number, ops, in_redis):
+            return encode_ops(number, [encode_op(op, now) for op in ops], in_redis)
         case Fragment():
             return _encode_fragment(frame, now)
         case Heartbeat(mode, last, lowest, root, peers, standing):
             flat = [part for address in peers for part in address]
-            flags = standing.plain + 2 * standing.clean
+            flags = standing.plain + 2 * standing.clean + 4 * standing.number
             return _body(
                 FrameType.HEARTBEAT, _MODE_NUMBERS[mode], last, lowest, root, flat, flags, standing.plain_until
             )
@@ -329,10 +333,11 @@ def fits_with(op_bytes: int, others: int, others_bytes: int) -> bool:
     return others < _MAX_ARRAY and others_bytes + op_bytes <= _OPS_ROOM
 
 
-def encode_ops(number: int, packed: Iterable[bytes]) -> bytes:
+def encode_ops(number: int, packed: Iterable[bytes], in_redis: bool | None = None) -> bytes:
     """The body of a run of writes that :func:`encode_op` made."""
     ops = list(packed)
-    return _padded(b"".join((_OPS_START, _pack(number), b"\xdc", len(ops).to_bytes(2, "big"), *ops)))
+    head = (_OPS_START, _pack(number), b"\xdc", len(ops).to_bytes(2, "big"))
+    return _padded(b"".join((*head, *ops, _IN_REDIS[in_redis])))
 
 
 def fragments(op: Op) -> list[Fragment]:
@@ -369,13 +374,13 @@ def versions_that_fit(versions: Sequence[Version]) -> int:
 
 
 def _encode_fragment(fragment: Fragment, now: float) -> bytes:
-    number, stamp, place, total, piece, key, expires_at = fragment
+    number, stamp, place, total, piece, key, expires_at, in_redis = fragment
     ttl_ms = 0 if expires_at == inf else _ttl_ms(expires_at, now)
     if not ttl_ms and expires_at != inf:
-        return encode_ops(number, [_pack((Kind.INVALIDATE, key, stamp))])
+        return encode_ops(number, [_pack((Kind.INVALIDATE, key, stamp))], in_redis)
     if place:
         return _body(FrameType.FRAGMENT, number, stamp, place, total, piece)
-    return _body(FrameType.FRAGMENT, number, stamp, place, total, piece, key, ttl_ms)
+    return _body(FrameType.FRAGMENT, number, stamp, place, total, piece, key, ttl_ms, in_redis)
 
 
 def _ttl_ms(expires_at: float, now: float) -> int:
@@ -450,7 +455,7 @@ def _read_ops(fields: tuple[Any, ...], now: float) -> Ops:
     packed = fields[2]
     if type(packed) is not tuple or not packed:
         raise BadDatagram(Reason.MALFORMED)
-    return Ops(number, tuple([_op(item, now) for item in packed]))
+    return Ops(number, tuple([_op(item, now) for item in packed]), _in_redis(fields[3]))
 
 
 def _read_fragment(fields: tuple[Any, ...], now: float) -> Fragment:
@@ -461,7 +466,8 @@ def _read_fragment(fields: tuple[Any, ...], now: float) -> Fragment:
     if place:
         return Fragment(number, stamp, place, total, piece)
     ttl_ms = _whole(fields[7], _MAX_TTL_MS)
-    return Fragment(number, stamp, 0, total, piece, _key(fields[6]), now + ttl_ms / 1000 if ttl_ms else inf)
+    expires_at = now + ttl_ms / 1000 if ttl_ms else inf
+    return Fragment(number, stamp, 0, total, piece, _key(fields[6]), expires_at, _in_redis(fields[8]))
 
 
 def _read_heartbeat(fields: tuple[Any, ...], now: float) -> Heartbeat:
@@ -473,9 +479,10 @@ def _read_heartbeat(fields: tuple[Any, ...], now: float) -> Heartbeat:
 
 
 def _standing(flags: object, plain_until: object) -> Standing:
-    if type(flags) is not int or type(plain_until) is not bytes or len(plain_until) != STAMP_BYTES:
+    if type(plain_until) is not bytes or len(plain_until) != STAMP_BYTES:
         raise BadDatagram(Reason.MALFORMED)
-    return Standing(bool(flags & 1), bool(flags & 2), Stamp(plain_until))
+    number, flags = divmod(_number(flags), 4)
+    return Standing(bool(flags & 1), bool(flags & 2), Stamp(plain_until), number)
 
 
 def _read_bye(fields: tuple[Any, ...], now: float) -> Bye:
@@ -599,6 +606,12 @@ def _key(value: Any) -> str:
     if type(value) is not str or not value:
         raise BadDatagram(Reason.MALFORMED)
     return value
+
+
+def _in_redis(field: Any) -> bool | None:
+    if field is not None and type(field) is not bool:
+        raise BadDatagram(Reason.MALFORMED)
+    return field
 
 
 def _stamp(value: Any) -> Stamp:

@@ -44,6 +44,7 @@ async def register(link: Link, names: Names, record: Record, keep: float) -> lis
             record.registered_ms,
             record.left,
             [part for address in record.addresses for part in address],
+            record.standing.number,
         ]
     )
     node = record.node_id.to_bytes(_NODE_BYTES, "big")
@@ -63,11 +64,11 @@ def _record(node: bytes, lease_ms: int, body: bytes) -> Record | None:
         return None
     try:
         fields: list[Any] = msgpack.unpackb(body, max_array_len=2 * _MAX_ADDRESSES, max_map_len=0, max_ext_len=0)
-        plain, clean, plain_until, registered_ms, left, flat, *_ = fields
-        if len(plain_until) != STAMP_BYTES or not isinstance(registered_ms, int):
+        plain, clean, plain_until, registered_ms, left, flat, number, *_ = fields
+        if len(plain_until) != STAMP_BYTES or not (isinstance(registered_ms, int) and isinstance(number, int)):
             return None
         addresses = tuple((str(host), int(port)) for host, port in zip(flat[::2], flat[1::2], strict=True))
     except (ValueError, TypeError, msgpack.UnpackException):
         return None
-    standing = Standing(bool(plain), bool(clean), Stamp(bytes(plain_until)))
+    standing = Standing(bool(plain), bool(clean), Stamp(bytes(plain_until)), number)
     return Record(int.from_bytes(node, "big"), standing, registered_ms, lease_ms / 1000, bool(left), addresses)

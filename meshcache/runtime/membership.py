@@ -18,7 +18,7 @@ from ..redis.link import Link
 from ..redis.names import Names
 from ..redis.registry import register
 from ..stamp import Kind, Op, Stamp, stamp_node
-from ..standings import NEVER, Record, Standing, Standings
+from ..standings import AT_FIRST, NEVER, Record, Standing, Standings
 
 __all__ = ["LEASE", "Membership", "Surface"]
 
@@ -88,7 +88,7 @@ class Membership:
         forget_after: float,
         surface: Surface,
     ) -> None:
-        self.standing = Standing(plain=False, clean=False)
+        self.standing = AT_FIRST
         self.plain_until = NEVER
         self.doubted = 0
         self.may_run_scripts = True
@@ -119,11 +119,12 @@ class Membership:
         if self._plain and not self._wants_plain():
             self._plain = self._may_be_plain = False
         clean = self._surface.mode is Mode.REDIS and not self._journal.has_own
-        standing = Standing(self._plain, clean, NEVER if self._plain else self.plain_until)
-        if standing != self.standing:
+        known = self.standing
+        standing = Standing(self._plain, clean, NEVER if self._plain else self.plain_until, known.number)
+        if standing != known:
             if self.standing.clean and not clean:
                 self._standings.unclean(self._now())
-            self.standing = standing
+            self.standing = standing = standing._replace(number=known.number + 1)
             self._surface.announce(standing)
             self._woken.set()
 
@@ -168,7 +169,8 @@ class Membership:
         """
         begun = self._now()
         wants_plain = self._plain or ((entering or self._surface.mode is Mode.REDIS) and self._nobody_hinders())
-        standing = Standing(wants_plain, self.standing.clean, self.plain_until)
+        number = self.standing.number + (wants_plain is not self.standing.plain)  # as it will be if that is granted
+        standing = Standing(wants_plain, self.standing.clean, self.plain_until, number)
         record = Record(self._node_id, standing, self._wall_ms(), LEASE, self._leaving, self._addresses())
         try:
             records = await register(self._link, self._names, record, self._forget_after)

@@ -22,7 +22,7 @@ from ..redis.link import Link
 from ..redis.names import Names
 from ..redis.probe import agree_on_mesh_key
 from ..stamp import Op
-from ..standings import UNKNOWN, Standing
+from ..standings import AT_FIRST, Standing
 from .network import Network
 from .surroundings import DatagramSocket, Surroundings
 
@@ -62,7 +62,7 @@ class Meshwork:
         warn_once: Callable[[str, str], None],
     ) -> None:
         self.mode = Mode.MEMORY
-        self.standing = UNKNOWN
+        self.standing = AT_FIRST
         self._node_id = node_id
         self._options = options
         self._surroundings = surroundings

@@ -162,10 +162,9 @@ class Recovery:
         await end_connections(self._link, abandoned)
         del self._abandoned[: len(abandoned)]  # only now: without an answer they are still to be ended
 
-    async def _lay_ghosts(self, *, invalidate: bool) -> None:
+    async def _lay_ghosts(self, keys: list[str], *, invalidate: bool) -> None:
         """A plain write that was given up may have arrived by now, after what somebody has written since: what this instance knows
         of the key is written once more; and if somebody knows something newer, it is deleted, which is always safe."""
-        keys = sorted(self._journal.ghosts)  # in an order that a simulation can repeat
         ops = self._safe(self._memory.newest(keys), invalidate=invalidate)
         outcomes = await write(self._link, self._names, ops, self._now(), self._fence_ttl_ms, "AGAIN")
         written = {op.key for op, outcome in zip(ops, outcomes, strict=True) if not isinstance(outcome, Exception)}
@@ -184,12 +183,14 @@ class Recovery:
         if recovering and self._on_recovery == "discard":
             self._journal.clear()
         known: dict[str, Stamp] = {}
-        if self._journal or self._journal.ghosts:
+        # Those of now, before their connections are ended; in an order that a simulation can repeat.
+        ghosts = sorted(self._journal.ghosts)
+        if self._journal or ghosts:
             await self._end_abandoned()
             await self._hear_the_others()
             known |= await read_sweeps(self._link, self._names)
             self._memory.learn_sweeps(known)  # first: what is laid below may be older
-            await self._lay_ghosts(invalidate=recovering and self._on_recovery == "invalidate")
+            await self._lay_ghosts(ghosts, invalidate=recovering and self._on_recovery == "invalidate")
         while self._journal:
             known |= await self._replay_sweeps()
             await self._replay_keys(invalidate=recovering and self._on_recovery == "invalidate")
@@ -199,6 +200,8 @@ class Recovery:
             if recovering and not self._journal.sweeps and len(self._journal) <= _LEFTOVER:
                 break
         if recovering:
+            if self._journal.ghosts:  # callers have given up on Redis meanwhile
+                return
             await self._signals.registered()
         self._signals.drained()
 

@@ -38,6 +38,7 @@ from ..store import Entry, Store
 from ..tier import Tier
 from .addresses import OwnAddresses
 from .background import Background
+from .briefing import Briefing
 from .feed import Feed
 from .membership import LEASE, Membership
 from .meshwork import Meshwork
@@ -57,6 +58,8 @@ _SLICE = 256
 _GONE_AFTER = Timing().gone_after
 _TOLD_TOO_LATE = _GONE_AFTER + 2.0
 """In seconds: what was changed in Redis so shortly before a peer was known to have lost it, that peer may not have heard of."""
+_SOON_BACK = 1.0
+"""In seconds: when a peer finds Redis, most others find it within this time."""
 
 
 class Runtime:
@@ -126,6 +129,15 @@ class Runtime:
             heard=self._heard,
             warn_once=self.warn_once,
         )
+        self._briefing = Briefing(
+            memory=self.memory,
+            store=self._store,
+            journal=self._journal,
+            recent=self._recent,
+            now=now,
+            publish=self._mesh.publish,
+            brings_itself=lambda: self.mode is Mode.REDIS,
+        )
         self.redis: RedisTier | None = None
         self.front: Tier | None = None
         self.through: WriteThrough | None = None
@@ -194,6 +206,7 @@ class Runtime:
             if self._tracker is not None:
                 tasks.start_soon(self._tracker.run)
             tasks.start_soon(self._mesh.run)
+            tasks.start_soon(self._briefing.run)
             tasks.start_soon(self._tick)
 
     def _connect(self, place: Place, options: Options) -> None:
@@ -413,16 +426,6 @@ class Runtime:
         ms = self._surroundings.wall_ms() - int((self._now() - moment) * 1000)
         return make_stamp(max(ms, 0), 0, NOBODY)
 
-    def _catch_up(self, since: float) -> None:
-        """Somebody cannot hear from Redis what this instance has changed there: tell the peers."""
-        if self.mode is Mode.REDIS:
-            now = self._now()
-            for op in self._recent.own_since(since):
-                copy = None if op.kind is Kind.SWEEP else self._store.peek(op.key, now)
-                if copy is not None and not copy.stamp and copy.value is not None:
-                    op = Op(Kind.SET, op.key, op.stamp, copy.value, copy.expires_at)  # noqa: PLW2901
-                self._mesh.publish(op)
-
     # -- what membership asks
 
     def announce(self, standing: Standing) -> None:
@@ -487,9 +490,7 @@ class Runtime:
 
     def _take_ops(self, event: OpsReceived) -> None:
         self.loads.heard(event.ops)
-        node = self._mesh.node
-        standing = UNKNOWN if node is None else node.standing_of(event.node_id)
-        if standing.clean:  # it has brought its writes to Redis before it told them
+        if self._has_told_redis(event):
             if self.mode is not Mode.REDIS or self._journal:
                 self.memory.apply(event.ops, in_redis=True)
                 self._became_dirty()
@@ -508,6 +509,13 @@ class Runtime:
                 f"{self._options.max_skew:g} s ahead of this host's; set both by NTP",
             )
 
+    def _has_told_redis(self, event: OpsReceived) -> bool:
+        """Whether a peer has brought its writes to Redis before it told them.  That it has lost Redis may not have been heard yet."""
+        if event.in_redis is not None:
+            return event.in_redis
+        node = self._mesh.node
+        return node is not None and node.standing_of(event.node_id).clean
+
     def _was_told(self, stamp: Stamp) -> bool:
         """Whether whoever made this write has brought it to Redis before it lost it, or brings it there by itself: so it is up to
         its last plain write.  It was told of late, or comes from somebody who was told."""
@@ -524,7 +532,7 @@ class Runtime:
         if self._membership is not None:
             self._membership.update()
         if lost_redis:
-            self._catch_up(now - _TOLD_TOO_LATE)
+            self._brief(now - _TOLD_TOO_LATE)
             if self._membership is not None:
                 self._membership.look()  # so may this one have, without knowing
 
@@ -535,13 +543,23 @@ class Runtime:
             since = self._standings.heard_at(node_id)
             self._standings.joined(node_id, clean=peer.mode is Mode.REDIS)
             if peer.mode is not Mode.REDIS:
-                self._catch_up(max(since, now - self._options.forget_after) - _TOLD_TOO_LATE)
+                self._brief(max(since, now - self._options.forget_after) - _TOLD_TOO_LATE)
+            elif self.mode is not Mode.REDIS:
+                self._briefing.tell_dirty()  # it can bring that to Redis; two that cannot compare all they know
+        elif isinstance(event, PeerModeChanged):
+            if peer.mode is Mode.REDIS and self.mode is not Mode.REDIS:
+                self._briefing.tell_dirty(after=_SOON_BACK)
         elif isinstance(event, PeerLeft):
             silent = event.reason == "silent"
             heard_at = now - _GONE_AFTER if silent else now
             self._standings.lost(node_id, now, silent=silent, heard_at=heard_at, wall_ms=self._surroundings.wall_ms())
         if self._membership is not None:
             self._membership.update()
+
+    def _brief(self, since: float) -> None:
+        """Somebody cannot hear from Redis what this instance has changed there since that moment."""
+        if self.mode is Mode.REDIS:
+            self._briefing.tell_changes(since)
 
     # -- what is seen from outside
 

@@ -303,6 +303,7 @@ class OutageSimulation:
                 began = self._world.now
                 found = await instance.read(keys, one_by_one=bool(self._reads))
                 self._reads += [Read(instance.name, key, found.get(key), began) for key in keys]
+        await self._settle()  # an instance that was idle may have seen only now that Redis was started anew
         assert self._server.model is not None
         for key in keys:
             data = self._server.model.read(f"{NAMESPACE}:{key}".encode())

@@ -337,9 +337,11 @@ class _Run:
         if fault.kind == "stop":
             self._server.resume()
             return
-        if fault.kind in ("empty", "snapshot"):
+        if (
+            fault.kind in ("empty", "snapshot") and self._disk.exists()
+        ):  # not if Redis was killed before it wrote anything
             shutil.rmtree(self._disk)
-        if fault.kind == "snapshot":
+        if fault.kind == "snapshot" and self._snapshot(number).exists():
             shutil.copytree(self._snapshot(number), self._disk)
         self._server.start()
         self._monitor.listen()
@@ -347,7 +349,8 @@ class _Run:
 
     def _save(self, number: int) -> None:
         def save() -> None:
-            shutil.copytree(self._disk, self._snapshot(number))
+            if self._disk.exists():
+                shutil.copytree(self._disk, self._snapshot(number))
             self._tell("Redis as it is now is kept for a snapshot")
 
         self._on_redis(save)

@@ -177,3 +177,16 @@ def test_a_peer_that_is_back_is_judged_by_what_it_says_now() -> None:
     known.heard(PEER, fenced(110.0))
     assert not known.must_stamp(111.0)
     assert last_plain(known, 111.0) == at(110.0)
+
+
+def test_of_what_it_registered_and_what_was_heard_the_newer_holds() -> None:
+    known = standings()
+    known.joined(PEER, clean=True)
+    known.heard(PEER, fenced(1.0)._replace(number=3))
+    known.registered([record(PEER, PLAIN._replace(number=4), 2.0, 2.0)], 2.0)
+    assert last_plain(known, 2.0) is None  # the heartbeat that says so was lost
+    known.heard(PEER, fenced(2.5)._replace(number=5))
+    assert last_plain(known, 3.0) == at(2.5)
+    known.registered([record(PEER, PLAIN._replace(number=6), 4.0, 4.0)], 4.0)
+    lose(known, PEER, 5.0, silent=True)
+    assert last_plain(known, 5.0) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 from meshcache import MeshCache, Mode
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
-from tests.io.cache.instances import lone_cache, mesh
-from tests.support import eventually
+from tests.io.cache.instances import SECRET, lone_cache, mesh
+from tests.support import eventually, free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -88,6 +89,31 @@ async def test_what_was_changed_just_before_they_knew(redis_server: RedisServer,
         await in_mode(Mode.MEMORY, two)
         await reads([two], "changed", "new")
         await reads([two], "deleted", None)
+
+
+async def test_what_was_written_while_nobody_could_hear_it_is_told_when_they_meet(
+    redis_server: RedisServer, proxy: OutageProxy
+) -> None:
+    proxy.refuse()
+    redis = redis_server.client()
+    redis.set("test:deleted", "old")
+    ports = [free_port(socket.SOCK_DGRAM) for _ in range(2)]
+    options: dict[str, Any] = {
+        "secret": SECRET,
+        "discovery": [f"127.0.0.1:{port}" for port in ports],
+        "codec": "text",
+    }
+    async with lone_cache(proxy.url, port=ports[0], **options) as cut_off:
+        await cut_off.set_many({f"key:{n}": "new" for n in range(1000)})
+        await cut_off.delete("deleted")
+        await cut_off.set("large", "v" * 5000)
+        async with lone_cache(redis_server.url, port=ports[1], **options) as other:
+            await cut_off.wait_for_peers(1)
+            await eventually(lambda: len(redis.keys("test:key:*")) == 1000)
+            await eventually(lambda: redis.get("test:large") == b"v" * 5000)
+            assert redis.exists("test:deleted") == 0
+            assert await other.get("key:999") == "new"
+            assert cut_off.mode is Mode.MEMORY
 
 
 async def test_both_ways_while_one_is_cut_off_and_after(redis_server: RedisServer, proxy: OutageProxy) -> None:

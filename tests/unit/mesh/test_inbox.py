@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from meshcache.mesh.inbox import Assembly, Inbox
 from meshcache.mesh.settings import Limits
-from meshcache.mesh.wire import MAX_NACK_RANGES, Nack, fragments
+from meshcache.mesh.wire import MAX_NACK_RANGES, Nack, Ops, fragments
 from meshcache.stamp import Kind, Op
 from tests.unit.mesh.nodes import set_op
 
@@ -114,7 +114,7 @@ def test_pieces_in_any_order_and_doubled() -> None:
         assert not given_up
         if whole is not None:
             done.append(whole)
-    assert done[0] == op
+    assert done[0] == Ops(0, (op,))
 
 
 def test_pieces_that_wait_in_vain_are_given_up() -> None:
@@ -133,7 +133,7 @@ def test_pieces_of_two_values_do_not_mix() -> None:
     assembly = Assembly(Limits())
     one, two = set_op("k", 1, b"1" * 3000), set_op("k", 2, b"2" * 3000)
     done = [assembly.add(piece, 0.0)[0] for pair in zip(fragments(one), fragments(two), strict=True) for piece in pair]
-    assert [op for op in done if op] == [one, two]
+    assert [whole.ops for whole in done if whole] == [(one,), (two,)]
     assert assembly.bytes == 0
 
 
@@ -152,7 +152,7 @@ def test_a_value_too_large_for_this_instance_is_invalidated_at_once() -> None:
     op = set_op("k", 1, b"v" * 100_000)
     first, *others = fragments(op)
     assert [assembly.add(piece, 0.0) for piece in others] == [(None, False)] * len(others)
-    assert assembly.add(first, 0.0) == (Op(Kind.INVALIDATE, "k", op.stamp), False)
+    assert assembly.add(first, 0.0) == (Ops(0, (Op(Kind.INVALIDATE, "k", op.stamp),)), False)
     assert assembly.bytes == 0
 
 

@@ -108,7 +108,7 @@ def test_any_size_arrives_whole(key: str, size: int) -> None:
             whole += frame.ops
         elif isinstance(frame, Fragment):
             done, _ = assembly.add(frame, 0.0)
-            whole += [done] if done else []
+            whole += done.ops if done else ()
     assert whole == [op]
 
 
@@ -117,6 +117,27 @@ def test_a_value_beyond_the_limit_becomes_an_invalidation() -> None:
     op = set_op("k", 1, b"v" * 5001)
     outbox.add(op)
     assert taken(outbox) == [Ops(1, (Op(Kind.INVALIDATE, "k", op.stamp),))]
+
+
+# -- whether Redis has it
+
+
+@pytest.mark.parametrize("in_redis", [True, False, None])
+@pytest.mark.parametrize("size", [10, 5000])
+def test_whether_redis_has_it_is_said_as_it_was_when_it_was_sent(in_redis: bool | None, size: int) -> None:
+    outbox, assembly = Outbox(Limits()), Assembly(Limits())
+    op = set_op("k", 1, b"v" * size)
+    outbox.add(op)
+    outbox.take(0.0, 100, in_redis=in_redis)
+    outbox.add(set_op("other", 2))
+    outbox.take(0.0, 100, in_redis=not in_redis)
+    whole = []
+    for number in range(1, outbox.last):
+        again = outbox.again(number)
+        assert again is not None
+        frame = decode(encode(again, 0.0), 0.0)
+        whole.append(frame if isinstance(frame, Ops) else assembly.add(frame, 0.0)[0])  # type: ignore[arg-type]
+    assert [(frame.ops, frame.in_redis) for frame in whole if frame] == [((op,), in_redis)]
 
 
 # -- repeating

@@ -57,7 +57,7 @@ FRAMES: list[Frame] = [
     Challenge(NONCE, OTHER, Mode.MEMORY, BIG),
     Echo(OTHER, Mode.REDIS, BIG),
     Heartbeat(Mode.MEMORY, 7),
-    Heartbeat(Mode.REDIS, 7, standing=Standing(plain=False, clean=True, plain_until=make_stamp(1, 2, 3))),
+    Heartbeat(Mode.REDIS, 7, standing=Standing(plain=False, clean=True, plain_until=make_stamp(1, 2, 3), number=2**40)),
     Heartbeat(Mode.REDIS, BIG, BIG, b"r" * 8, (("10.0.0.1", 1), ("fe80::1%eth0", 65_535))),
     Nack(((1, 1), (5, BIG))),
     Gap(0, BIG),
@@ -69,6 +69,7 @@ FRAMES: list[Frame] = [
     TellBucket(0, 0, False, ()),
     Fetch((LONGEST, "a"), ("*",)),
     Fragment(BIG, STAMP, 0, 900, b"piece", "key", 160.0),
+    Fragment(BIG, STAMP, 0, 900, b"piece", "key", 160.0, in_redis=True),
     Fragment(0, STAMP, 899, 900, b"p" * FRAGMENT_BYTES),
     AskClock(BIG),
     TellClock(0, 1_700_000_000_000),
@@ -84,7 +85,9 @@ FRAMES: list[Frame] = [
             Op(Kind.DELETE, "remembered", STAMP, b"", 160.0),
             Op(Kind.SWEEP, "remembered:*", STAMP, b"", 160.0),
         ),
+        in_redis=False,
     ),
+    Ops(1, (Op(Kind.INVALIDATE, "k", STAMP),), in_redis=True),
 ]
 
 
@@ -121,7 +124,7 @@ def test_a_value_that_does_not_fit_becomes_an_invalidation() -> None:
         assert len(body) <= MAX_BODY_BYTES
         [received] = decode(body, 0.0).ops  # type: ignore[union-attr]
         assert received.stamp == STAMP
-        assert received.kind is (Kind.SET if size <= 1119 else Kind.INVALIDATE)
+        assert received.kind is (Kind.SET if size <= 1118 else Kind.INVALIDATE)
 
 
 def test_the_longest_key_can_always_be_deleted() -> None:
@@ -216,11 +219,13 @@ GOOD_SET = [2, "k", STAMP, 0, b"v"]
         msgpack.packb([FrameType.NACK, 5]),
         msgpack.packb([FrameType.GAP, 1]),
         msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 2, 2, b"p"]),
-        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 0, 0, b"p", "k", 0]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 0, 0, b"p", "k", 0, None]),
         msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 1, 2**16, b"p"]),
         msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 1, 2, b""]),
         msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 0, 2, b"p"]),
-        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 0, 2, b"p", "", 0]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 0, 2, b"p", "", 0, None]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 0, 2, b"p", "k", 0]),
+        msgpack.packb([FrameType.FRAGMENT, 1, STAMP, 0, 2, b"p", "k", 0, 1]),
         msgpack.packb([FrameType.TELL_DIGEST, b"x" * 1023]),
         msgpack.packb([FrameType.ASK_BUCKET, 128, 0, "", False]),
         msgpack.packb([FrameType.ASK_BUCKET, 1, 0, None, False]),
@@ -231,11 +236,13 @@ GOOD_SET = [2, "k", STAMP, 0, b"v"]
         msgpack.packb([FrameType.FETCH, ["k", ""], []]),
         msgpack.packb([FrameType.FETCH, ["k"]]),
         msgpack.packb([FrameType.FETCH, "k", []]),
-        msgpack.packb([FrameType.OPS, 1, []]),
-        msgpack.packb([FrameType.OPS, 1, GOOD_SET]),
-        msgpack.packb([FrameType.OPS, 1, [GOOD_SET] * 129]),
-        msgpack.packb([FrameType.OPS, 1, [[]]]),
-        msgpack.packb([FrameType.OPS, 1, [[[]] * 3]]),
+        msgpack.packb([FrameType.OPS, 1, [], None]),
+        msgpack.packb([FrameType.OPS, 1, [GOOD_SET]]),
+        msgpack.packb([FrameType.OPS, 1, [GOOD_SET], 1]),
+        msgpack.packb([FrameType.OPS, 1, GOOD_SET, None]),
+        msgpack.packb([FrameType.OPS, 1, [GOOD_SET] * 129, None]),
+        msgpack.packb([FrameType.OPS, 1, [[]], None]),
+        msgpack.packb([FrameType.OPS, 1, [[[]] * 3], None]),
         b"\xdd\xff\xff\xff\xff",
         b"\x91" * 1100,
     ],
@@ -258,19 +265,19 @@ def test_malformed(body: bytes) -> None:
 )  # fmt: skip
 def test_malformed_op(place: int, value: Any) -> None:
     item = list(GOOD_SET)
-    assert decode(msgpack.packb([FrameType.OPS, 1, [item]]), 0.0)
+    assert decode(msgpack.packb([FrameType.OPS, 1, [item], None]), 0.0)
     item[place] = value
     with pytest.raises(BadDatagram, match="malformed"):
-        decode(msgpack.packb([FrameType.OPS, 1, [item]]), 0.0)
+        decode(msgpack.packb([FrameType.OPS, 1, [item], None]), 0.0)
 
 
 @pytest.mark.parametrize("item", [[2, "k", STAMP], [1, "k", STAMP, 0, b""], [1, "", STAMP], [True, "k", STAMP]])
 def test_kind_and_fields_must_agree(item: list[Any]) -> None:
     with pytest.raises(BadDatagram, match="malformed"):
-        decode(msgpack.packb([FrameType.OPS, 1, [item]]), 0.0)
+        decode(msgpack.packb([FrameType.OPS, 1, [item], None]), 0.0)
 
 
 def test_a_key_that_is_not_utf8_is_malformed() -> None:
-    body = msgpack.packb([FrameType.OPS, 1, [[1, "kk", STAMP]]])
+    body = msgpack.packb([FrameType.OPS, 1, [[1, "kk", STAMP]], None])
     with pytest.raises(BadDatagram, match="malformed"):
         decode(body.replace(b"kk", b"\xff\xfe"), 0.0)
