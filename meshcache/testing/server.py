@@ -271,6 +271,7 @@ class RedisServer:
             "--save": "",
             "--appendonly": "yes" if self.persistent else "no",
             "--appendfsync": "always",
+            "--rdb-del-sync-files": "yes",  # else one that was a replica remembers what its master sent when it began
         }
         return [str(program), *(word for option in options.items() for word in option), *self.arguments]
 
