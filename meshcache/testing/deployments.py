@@ -241,7 +241,7 @@ class ClusterDeployment:
 
     @property
     def masters(self) -> list[RedisServer]:
-        """The servers that have slots, as the first that runs knows it; in the order of their slots."""
+        """The servers that have slots, as the first master that runs knows it; in the order of their slots."""
         slots = sorted(self._ask("CLUSTER", "SLOTS"), key=lambda entry: int(entry[0]))
         ports = dict.fromkeys(int(entry[2][1]) for entry in slots)
         return [next(server for server in self.servers if server.port == port) for port in ports]
@@ -270,11 +270,14 @@ class ClusterDeployment:
         _wait(self._is_whole, "the nodes do not become a cluster")
 
     def heal(self) -> None:
-        """Start what was killed, and wait until every slot is served and every master has a replica."""
+        """Start what was killed, wait until every slot is served and every master has a replica, and end moves half done."""
         for server in self.servers:
             server.resume()
             server.start()
         _wait(self._is_whole, "the nodes do not become a cluster")
+        for server in self.servers:
+            for slot in self._moving(server):
+                _send(server, "CLUSTER", "SETSLOT", slot, "STABLE")
 
     def wait_for_new_owner(self, key: bytes, old: RedisServer) -> None:
         """Wait until every node that runs knows that another than ``old`` has this key, and serves what it has."""
@@ -367,17 +370,33 @@ class ClusterDeployment:
             return False
         replications = [_replication(server) for server in self.servers]
         linked = [state for state in replications if state.get("master_link_status") == "up"]
-        views = {
-            tuple(sorted(str(entry[:3]) for entry in _send(server, "CLUSTER", "SLOTS"))) for server in self.servers
-        }
+        views = {self._slots_known_to(server) for server in self.servers}
         return len(views) == 1 and len({state["master_port"] for state in linked}) == _MASTERS
+
+    @staticmethod
+    def _slots_known_to(server: RedisServer) -> frozenset[tuple[bytes, ...]]:
+        """Of each master its id, its epoch and its slots.  Where all know the same, no old news can change it any more."""
+        lines = [line.split() for line in _send(server, "CLUSTER", "NODES").splitlines()]
+        return frozenset(
+            (words[0], words[6], *(word for word in words[8:] if not word.startswith(b"[")))
+            for words in lines
+            if words[8:]
+        )
+
+    @staticmethod
+    def _moving(server: RedisServer) -> list[int]:
+        """The slots that this server gives or takes."""
+        (own,) = (line for line in _send(server, "CLUSTER", "NODES").splitlines() if b"myself" in line)
+        return [int(word[1:].partition(b"-")[0]) for word in own.split()[8:] if word.startswith(b"[")]
 
     def _id(self, server: RedisServer) -> str:
         return self._ids[self.servers.index(server)]
 
     def _ask(self, *command: str) -> Any:
-        """Ask the first node that answers."""
-        return _send(next(server for server in self.servers if server.running and not server.paused), *command)
+        """Ask a master, if one answers: replicas hear last of slots that move."""
+        answering = [server for server in self.servers if server.running and not server.paused]
+        masters = (server for server in answering if server.client().role()[0] == b"master")
+        return _send(next(masters, answering[0]), *command)
 
     @staticmethod
     def _slot(key: bytes) -> int:
