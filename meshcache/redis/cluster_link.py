@@ -18,7 +18,7 @@ from typing import Any, Final
 import anyio
 
 from ..errors import RedisCommandError, Unavailable
-from .cluster_map import ClusterMap, OwnSlots, read_address
+from .cluster_map import ClusterMap, Member, OwnSlots, read_address
 from .link import AnyServer, Argument, Command, Identity, Link, Redirected, Shard, no_answer
 from .names import SLOTS
 from .routing import Call, Part
@@ -130,6 +130,22 @@ class ClusterLink:
             shards = await self._shards()
             links = [shard.link for shard in shards]
             return [self._where.seeds[0].at(address) for address, link in self._nodes.items() if link in links]
+        raise no_answer(self._timeout, self._where.name)
+
+    async def members(self) -> list[tuple[Member, Link]]:
+        """All nodes as one of the masters knows them, replicas and dead ones too; each with a way to it alone.
+
+        Raises:
+            Unavailable: that cannot be found out, or this user may not know it.
+        """
+        with anyio.move_on_after(self._timeout):
+            await self._refresh()
+            masters = (await self._known_map()).masters.values()
+            members = await first_of([partial(self._read_members, one) for one in masters], _STAGGER)
+            return [
+                (member, self._node(member.address) if member.address in masters else self._scout(member.address))
+                for member in members
+            ]
         raise no_answer(self._timeout, self._where.name)
 
     def owner(self, slot: int) -> Address | None:
@@ -283,13 +299,22 @@ class ClusterLink:
             await self._forget_others(self._map)
 
     async def _read_map(self, address: Address) -> ClusterMap:
+        return ClusterMap.read(await self._tell(address, "SLOTS"), address, self._remap)
+
+    async def _read_members(self, address: Address) -> list[Member]:
+        return Member.read((await self._tell(address, "NODES")).decode(), address, self._remap)
+
+    async def _tell(self, address: Address, what: str) -> Any:
+        try:
+            return await self._scout(address).execute("CLUSTER", what)
+        except RedisCommandError as error:
+            raise Unavailable(f"{address[0]}:{address[1]} does not tell of its cluster: {error}") from None
+
+    def _scout(self, address: Address) -> Link:
         scout = self._scouts.get(address)
         if scout is None:
             scout = self._scouts[address] = self._open(address, AnyServer(self._where.name))
-        try:
-            return ClusterMap.read(await scout.execute("CLUSTER", "SLOTS"), address, self._remap)
-        except RedisCommandError as error:
-            raise Unavailable(f"{address[0]}:{address[1]} does not tell of its cluster: {error}") from None
+        return scout
 
     async def _forget_others(self, known: ClusterMap) -> None:
         """Close the links to nodes that have left."""

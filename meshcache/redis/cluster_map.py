@@ -10,7 +10,7 @@ from ..errors import Unavailable
 from .names import SLOTS
 from .url import Address
 
-__all__ = ["ClusterMap", "OwnSlots", "read_address"]
+__all__ = ["ClusterMap", "Member", "OwnSlots", "read_address"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,27 @@ class OwnSlots:
                 first, _, last = word.partition("-")
                 slots.update(range(int(first), int(last or first) + 1))
         return cls(frozenset(slots), giving, frozenset(taking), epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One node of a cluster, as another knows it.
+
+    Attributes:
+        address: where it is.
+        replica_of: the address of its master; None of a master.
+    """
+
+    address: Address
+    replica_of: Address | None
+
+    @staticmethod
+    def read(text: str, asked: Address, remap: Callable[[Address], Address]) -> list[Member]:
+        """All of them, by the reply to ``CLUSTER NODES``; those without an address are left out."""
+        lines = [words for line in text.splitlines() if len(words := line.split()) > 7]
+        lines = [words for words in lines if not {"noaddr", "handshake"} & set(words[2].split(","))]
+        addresses = {words[0]: read_address(words[1].partition("@")[0], asked, remap) for words in lines}
+        return [Member(addresses[words[0]], addresses.get(words[3])) for words in lines]
 
 
 def read_address(place: str, asked: Address, remap: Callable[[Address], Address]) -> Address:
