@@ -12,7 +12,7 @@ from typing import Final
 from ..errors import ConfigError
 from ..redis.connect import open_link
 from ..redis.place import read_place
-from . import host, mesh, server
+from . import cluster, host, mesh, server
 from .finding import Finding, fail, skipped
 from .instance import TemporaryInstance
 from .patient import Patient
@@ -57,6 +57,7 @@ CHECKS: Final[Sequence[Check]] = (
     Check("multicast", "Multicast", "host", host.multicast),
     Check("mdns-port", "Port of mDNS", "host", host.mdns_port),
     Check("redis", "Redis", "redis", server.reachable),
+    Check("redis-nodes", "Nodes", "redis", cluster.nodes),
     Check("redis-writes", "Writes", "redis", server.writes, Need.SERVER),
     Check("redis-latency", "Latency", "redis", server.latency, Need.SERVER),
     Check("redis-commands", "Commands", "redis", server.commands, Need.WRITES),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Finding", "Verdict", "fail", "in_words", "ok", "skipped", "warn"]
+__all__ = ["Finding", "Verdict", "fail", "in_words", "ok", "skipped", "together", "warn"]
 
 
 class Verdict(StrEnum):
@@ -60,6 +60,26 @@ def fail(seen: str, advice: str) -> Finding:
 def skipped(why: str) -> Finding:
     """Not looked at."""
     return Finding(Verdict.SKIPPED, why)
+
+
+def together(findings: Sequence[tuple[str, Finding]]) -> Finding:
+    """What was found at several servers, as one finding: the worst, with the names of those of which it is said.
+
+    Args:
+        findings: at least one, each with the name of its server.
+    """
+    worst = max((finding.verdict for _, finding in findings), key=_WORSE.index)
+    chosen = [(name, finding) for name, finding in findings if finding.verdict is worst]
+    if len(findings) == 1:
+        return chosen[0][1]
+    names: dict[str, list[str]] = {}
+    for name, finding in chosen:
+        names.setdefault(finding.seen, []).append(name)
+    seen = "; ".join(f"{in_words(some)}: {what}" for what, some in names.items())
+    return Finding(worst, seen, "; ".join(dict.fromkeys(finding.advice for _, finding in chosen if finding.advice)))
+
+
+_WORSE = (Verdict.SKIPPED, Verdict.OK, Verdict.WARN, Verdict.FAIL)
 
 
 def in_words(items: Iterable[object], most: int = 8) -> str:

@@ -12,13 +12,34 @@ from ..discovery.roster import Roster
 from ..discovery.sources import make_sources
 from ..options import DEFAULT_URL, Options
 from ..redis.link import Link
-from ..redis.names import Names
+from ..redis.names import Names, key_slot
 from ..redis.url import check_url
 
 if TYPE_CHECKING:
     from .instance import TemporaryInstance
 
-__all__ = ["Patient"]
+__all__ = ["Node", "Patient"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One server that holds keys: the only one, or a master of a cluster.
+
+    Attributes:
+        name: ``host:port``; empty if it is the only one.
+        link: the way to it alone.
+        slots: the hash slots that it has; None for all.
+        info: what it says of itself; empty if it does not.
+    """
+
+    link: Link
+    name: str = ""
+    slots: frozenset[int] | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def has(self, key: bytes) -> bool:
+        """Whether a Redis key belongs there."""
+        return self.slots is None or key_slot(key) in self.slots
 
 
 @dataclass(kw_only=True)
@@ -32,7 +53,7 @@ class Patient:
         peers_expected: so many peers must be met; None: any number is right.
         wait: how long to listen for peers, in seconds.
         link: a patient way to Redis, or None.
-        info: what Redis says of itself; empty if it does not.
+        nodes: the servers that hold keys, once they are known.
         answers: whether Redis answers.
         takes_writes: whether Redis takes writes.
         instance: a temporary instance, while one runs.
@@ -44,7 +65,7 @@ class Patient:
     peers_expected: int | None = None
     wait: float = 3.0
     link: Link | None = None
-    info: Mapping[str, Any] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
     answers: bool = False
     takes_writes: bool = False
     instance: TemporaryInstance | None = None

@@ -1,5 +1,7 @@
 """Checks of Redis: whether it can be reached, takes writes, is quick, permits what a cache needs, and what it forgets.
 
+Of a cluster, at each of its masters, but for the first two, which ask all at once.
+
 They write keys of their own, with a random name and a short life, and delete them.
 """
 
@@ -8,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import count
 from math import ceil
 from typing import Any, Final
 
@@ -18,10 +21,21 @@ from ..redis.link import Command, Link
 from ..redis.probe import probe
 from ..redis.tier import RedisTier
 from ..stamp import Kind, Op, make_stamp
-from .finding import Finding, fail, in_words, ok, skipped, warn
-from .patient import Patient
+from .finding import Finding, fail, in_words, ok, skipped, together, warn
+from .patient import Node, Patient
 
-__all__ = ["clock", "commands", "eviction", "latency", "persistence", "reachable", "scripts", "writes"]
+__all__ = [
+    "clock",
+    "commands",
+    "cure",
+    "eviction",
+    "latency",
+    "permit",
+    "persistence",
+    "reachable",
+    "scripts",
+    "writes",
+]
 
 _SAMPLES: Final = 50
 _KEY_MS: Final = 10_000
@@ -79,13 +93,14 @@ async def reachable(patient: Patient) -> Finding:
         return skipped("no Redis is configured (url=none)")
     try:
         # Not PING, which a server that cannot save refuses like a write.
-        patient.info = await RedisTier(link, patient.names).info()
+        info = await RedisTier(link, patient.names).info()
     except Unavailable as outage:
-        return fail(outage.cause, _cure(outage.cause, patient))
+        return fail(outage.cause, cure(outage.cause, patient))
     except RedisCommandError:  # not permitted, but an answer
-        pass
+        info = {}
     patient.answers = True
-    return ok(_who(patient.info))
+    patient.nodes = [Node(link=link, info=info)]
+    return ok(_who(info))
 
 
 def _who(info: Mapping[str, Any]) -> str:
@@ -110,28 +125,37 @@ def _duration(seconds: float) -> str:
 async def writes(patient: Patient) -> Finding:
     """Whether it takes writes: a replica, or a server that is full or cannot save, answers a PING all the same."""
     link = patient.server
-    key = patient.names.key(_token())
+    key = patient.names.key(_token(patient))
     try:
         await probe(link, patient.names)
         await link.execute("SET", key, b"doctor", "PX", _KEY_MS)
         await link.execute("UNLINK", key)
     except (Unavailable, RedisCommandError) as error:
-        return fail(f"it takes no writes: {_words(error)}", _cure(str(error), patient))
+        return fail(f"it takes no writes: {_words(error)}", cure(str(error), patient))
     patient.takes_writes = True
     return ok("a key was written and deleted")
 
 
+async def at_each(patient: Patient, look: Callable[[Patient, Node], Awaitable[Finding]]) -> Finding:
+    """One check at each server that holds keys."""
+    return together([(node.name, await look(patient, node)) for node in patient.nodes])
+
+
 async def latency(patient: Patient) -> Finding:
     """How long one call takes, against the time that a call may take."""
-    link = patient.server
-    key, taken = patient.names.key(_token()), []
+    return await at_each(patient, _latency)
+
+
+async def _latency(patient: Patient, node: Node) -> Finding:
+    link = node.link
+    key, taken = patient.names.key(_token(patient, node)), []
     try:
         for _ in range(_SAMPLES):
             began = time.perf_counter()
             await link.execute("EXISTS", key)
             taken.append(time.perf_counter() - began)
     except Unavailable as outage:
-        return fail(outage.cause, _cure(outage.cause, patient))
+        return fail(outage.cause, cure(outage.cause, patient))
     except RedisCommandError:
         return skipped("EXISTS is not permitted")
     return _judge_latency(sorted(taken), patient.options.op_timeout)
@@ -158,27 +182,32 @@ def _judge_latency(taken: list[float], op_timeout: float) -> Finding:
 
 async def commands(patient: Patient) -> Finding:
     """Whether this user may do what a cache does, on the keys where it does it."""
-    link = patient.server
+    return await at_each(patient, _commands)
+
+
+async def _commands(patient: Patient, node: Node) -> Finding:
+    link = node.link
     refused: dict[str, str] = {}
     try:
-        for command in _all_commands(patient):
+        for command in _all_commands(patient, node):
             try:
                 await link.execute(*command)
             except RedisCommandError as error:
                 refused[_name_of(command)] = str(error)
     except Unavailable as outage:
-        return fail(outage.cause, _cure(outage.cause, patient))
+        return fail(outage.cause, cure(outage.cause, patient))
     if not refused:
         return ok("everything that a cache asks for")
     seen = f"refused: {in_words(refused)} ({next(iter(refused.values()))})"
     if _OF_CALLS & refused.keys():
-        return fail(seen, _permit(patient))
-    return warn(f"{seen}; the cache works, with less certainty after an outage", _permit(patient))
+        return fail(seen, permit(patient))
+    return warn(f"{seen}; the cache works, with less certainty after an outage", permit(patient))
 
 
-def _all_commands(patient: Patient) -> list[Command]:
-    names, token = patient.names, _token()
-    key, own = names.key(token), names.probe + b":" + token.encode()
+def _all_commands(patient: Patient, node: Node) -> list[Command]:
+    names, token = patient.names, _token(patient, node)
+    probed = names.probe if node.slots is None else names.probe_in(node.slots)
+    key, own = names.key(token), probed + b":" + token.encode()
     return [
         ("SET", key, b"1", "PX", _KEY_MS),
         ("GET", key),
@@ -206,15 +235,19 @@ def _all_commands(patient: Patient) -> list[Command]:
 
 async def scripts(patient: Patient) -> Finding:
     """Whether the fence works: the script that brings an outage's writes to Redis without undoing newer ones."""
-    link = patient.server
-    key, now = _token(), time.monotonic()
+    return await at_each(patient, _scripts)
+
+
+async def _scripts(patient: Patient, node: Node) -> Finding:
+    link = node.link
+    key, now = _token(patient, node), time.monotonic()
     op = Op(Kind.SET, key, make_stamp(time.time_ns() // 1_000_000, 0, 0), b"doctor", now + _KEY_MS / 1000)
     try:
         why = await _refusal_of_scripts(link)
         (applied,) = await apply(link, patient.names, [op], now, _KEY_MS)
         await link.execute("UNLINK", patient.names.key(key), patient.names.fence(key))
     except Unavailable as outage:
-        return fail(outage.cause, _cure(outage.cause, patient))
+        return fail(outage.cause, cure(outage.cause, patient))
     except RedisCommandError as error:
         why, applied = str(error), False
     if applied:
@@ -222,7 +255,7 @@ async def scripts(patient: Patient) -> Finding:
     return warn(
         f"the script of the fence may not run: {why or 'its keys are not permitted'}; "
         "what an outage has set is deleted in Redis afterwards, not written",
-        _permit(patient),
+        permit(patient),
     )
 
 
@@ -242,7 +275,11 @@ async def _refusal_of_scripts(link: Link) -> str:
 
 async def persistence(patient: Patient) -> Finding:
     """What Redis has after it was started anew: everything, nothing, or worst, what it had long ago."""
-    info = patient.info
+    return await at_each(patient, _persistence)
+
+
+async def _persistence(_: Patient, node: Node) -> Finding:
+    info = node.info
     if "aof_enabled" not in info:
         return skipped("INFO is not permitted")
     broken = [name for name in ("aof_last_write_status", "rdb_last_bgsave_status") if info.get(name) == "err"]
@@ -252,7 +289,7 @@ async def persistence(patient: Patient) -> Finding:
         )
     if info["aof_enabled"]:
         return ok("an append-only file: after a crash at most the last second is missing, which the cache reckons with")
-    return _judge_snapshots(await _snapshots(patient.server, info))
+    return _judge_snapshots(await _snapshots(node.link, info))
 
 
 def _judge_snapshots(saves: str | None) -> Finding:
@@ -278,7 +315,11 @@ async def _snapshots(link: Link, info: Mapping[str, Any]) -> str | None:
 
 async def eviction(patient: Patient) -> Finding:
     """What Redis does when its memory is full."""
-    info = patient.info
+    return await at_each(patient, _eviction)
+
+
+async def _eviction(patient: Patient, node: Node) -> Finding:
+    info = node.info
     if "maxmemory_policy" not in info:
         return skipped("INFO is not permitted, or does not tell")
     limit, used, policy = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0)), str(info["maxmemory_policy"])
@@ -304,12 +345,16 @@ async def eviction(patient: Patient) -> Finding:
 
 async def clock(patient: Patient) -> Finding:
     """Whether this host and Redis agree on the time; so hosts can be compared that do not hear each other."""
+    return await at_each(patient, _clock)
+
+
+async def _clock(patient: Patient, node: Node) -> Finding:
     try:
         began = time.time()
-        told = await _time(patient.server)
+        told = await _time(node.link)
         ended = time.time()
     except Unavailable as outage:
-        return fail(outage.cause, _cure(outage.cause, patient))
+        return fail(outage.cause, cure(outage.cause, patient))
     if told is None:
         return skipped("neither INFO nor TIME tells the time here")
     ahead = (began + ended) / 2 - told
@@ -342,8 +387,12 @@ def in_seconds(ahead: float) -> str:
 # -- words
 
 
-def _token() -> str:
-    return f"meshcache-doctor:{secrets.token_hex(8)}"
+def _token(patient: Patient, node: Node | None = None) -> str:
+    """A key that nobody has, of this node if one is named."""
+    token = f"meshcache-doctor:{secrets.token_hex(8)}"
+    if node is None or node.has(patient.names.key(token)):
+        return token
+    return next(own for number in count() if node.has(patient.names.key(own := f"{token}:{number}")))
 
 
 def _name_of(command: Command) -> str:
@@ -355,15 +404,17 @@ def _words(error: Unavailable | RedisCommandError) -> str:
     return error.cause if isinstance(error, Unavailable) else str(error)
 
 
-def _cure(seen: str, patient: Patient) -> str:
+def cure(seen: str, patient: Patient) -> str:
+    """What to do about something that was seen."""
     found = next((part for part in _CURES if part in seen), None)
-    cure = "look at Redis' own log" if found is None else _CURES[found] or _permit(patient)
+    advice = "look at Redis' own log" if found is None else _CURES[found] or permit(patient)
     if "+sentinel://" in (patient.url or ""):
-        cure += "; this goes for the sentinels in the URL and for the master that they name"
-    return cure
+        advice += "; this goes for the sentinels in the URL and for the master that they name"
+    return advice
 
 
-def _permit(patient: Patient) -> str:
+def permit(patient: Patient) -> str:
+    """What to do about a user who may not do enough."""
     namespace = patient.options.namespace
     return (
         f"permit it: ~{namespace}:* ~{{{namespace}* and the commands that docs/operations.md lists under "

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
@@ -191,8 +191,11 @@ class _TlsConnection(_Connection, Connection):
         super().__init__(**arguments)
         self._tls = tls
 
-    def _connection_arguments(self) -> Mapping[str, Any]:
-        return {**super()._connection_arguments(), "ssl": self._tls}
+    async def _connect(self) -> None:
+        await super()._connect()  # type: ignore[no-untyped-call]
+        assert self._writer is not None
+        # Not in one step: a caller who is cancelled then makes uvloop write to a socket that is closed, and log that.
+        await self._writer.start_tls(self._tls, server_hostname=self.host)
 
 
 class _UnixConnection(_Connection, UnixDomainSocketConnection):

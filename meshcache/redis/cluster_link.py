@@ -18,8 +18,9 @@ from typing import Any, Final
 import anyio
 
 from ..errors import RedisCommandError, Unavailable
-from .cluster_map import ClusterMap, Moves, read_address
+from .cluster_map import ClusterMap, Member, OwnSlots, read_address
 from .link import AnyServer, Argument, Command, Identity, Link, Redirected, Shard, no_answer
+from .names import SLOTS
 from .routing import Call, Part
 from .together import all_of, first_of
 from .url import Address, ClusterEndpoint, Endpoint
@@ -40,6 +41,9 @@ _REDIRECTIONS: Final = 16
 
 _MOVES: Final = 5
 """After so many slots that have moved, all are asked for again; redis-py's number."""
+
+_LOOKS: Final = 10
+"""So often the masters are asked which slots they have, until all slots are among these."""
 
 _NODE_SHARE: Final = 0.98
 """A node's own time limit is a little shorter than the call's, so that it is the link to that node that gives up."""
@@ -78,6 +82,7 @@ class ClusterLink:
         self._map: ClusterMap | None = None
         self._moved = 0
         self._nodes: dict[Address, Link] = {}
+        self._newcomers: frozenset[Address] = frozenset()  # they get their first slot, and are in no map yet
         self._scouts: dict[Address, Link] = {}  # asked only for slots, so that any server will do
         self._refreshing = anyio.Lock()
         self._refreshes = 0
@@ -105,7 +110,7 @@ class ClusterLink:
         raise request.trouble or no_answer(self._timeout, request.silent or self._where.name)
 
     async def shards(self) -> Sequence[Shard]:
-        """The masters, asked for anew; those that give slots before those that take them.  One that has no slot yet is
+        """The masters, asked for anew, each by itself; those that take slots after the others.  One that has no slot yet is
         among them if it is getting one.
 
         Raises:
@@ -125,6 +130,22 @@ class ClusterLink:
             shards = await self._shards()
             links = [shard.link for shard in shards]
             return [self._where.seeds[0].at(address) for address, link in self._nodes.items() if link in links]
+        raise no_answer(self._timeout, self._where.name)
+
+    async def members(self) -> list[tuple[Member, Link]]:
+        """All nodes as one of the masters knows them, replicas and dead ones too; each with a way to it alone.
+
+        Raises:
+            Unavailable: that cannot be found out, or this user may not know it.
+        """
+        with anyio.move_on_after(self._timeout):
+            await self._refresh()
+            masters = (await self._known_map()).masters.values()
+            members = await first_of([partial(self._read_members, one) for one in masters], _STAGGER)
+            return [
+                (member, self._node(member.address) if member.address in masters else self._scout(member.address))
+                for member in members
+            ]
         raise no_answer(self._timeout, self._where.name)
 
     def owner(self, slot: int) -> Address | None:
@@ -278,47 +299,64 @@ class ClusterLink:
             await self._forget_others(self._map)
 
     async def _read_map(self, address: Address) -> ClusterMap:
-        scout = self._scouts.get(address)
-        if scout is None:
-            scout = self._scouts[address] = self._open(address, AnyServer(self._where.name))
+        return ClusterMap.read(await self._tell(address, "SLOTS"), address, self._remap)
+
+    async def _read_members(self, address: Address) -> list[Member]:
+        return Member.read((await self._tell(address, "NODES")).decode(), address, self._remap)
+
+    async def _tell(self, address: Address, what: str) -> Any:
         try:
-            return ClusterMap.read(await scout.execute("CLUSTER", "SLOTS"), address, self._remap)
+            return await self._scout(address).execute("CLUSTER", what)
         except RedisCommandError as error:
             raise Unavailable(f"{address[0]}:{address[1]} does not tell of its cluster: {error}") from None
 
+    def _scout(self, address: Address) -> Link:
+        scout = self._scouts.get(address)
+        if scout is None:
+            scout = self._scouts[address] = self._open(address, AnyServer(self._where.name))
+        return scout
+
     async def _forget_others(self, known: ClusterMap) -> None:
         """Close the links to nodes that have left."""
-        stay = {*known.nodes, *self._seeds}
+        stay = {*known.nodes, *self._seeds, *self._newcomers}
         for links in (self._nodes, self._scouts):
             for address in [address for address in links if address not in stay]:
                 await links.pop(address).aclose()
 
     async def _shards(self) -> Sequence[Shard]:
+        for _ in range(_LOOKS):
+            own = await self._own_slots()
+            missing = SLOTS - len(frozenset().union(*(one.slots for one in own.values())))
+            if not missing:
+                return [
+                    Shard(self._node(address), one.slots, one.taking, one.epoch)
+                    for address, one in sorted(own.items(), key=lambda item: bool(item[1].taking))
+                ]
+            await anyio.sleep(_TRY_AGAIN)  # a slot goes over right now, and whoever was asked first has not heard of it
+        raise Unavailable(f"{self._where.name}: its nodes do not agree who has {missing} of the slots")
+
+    async def _own_slots(self) -> dict[Address, OwnSlots]:
+        """What each master says of itself; another may not have heard yet of slots that have moved."""
         await self._refresh()
         known = await self._known_map()
         if known.unserved:
             raise Unavailable(f"{self._where.name}: nobody has {known.unserved} of the slots (CLUSTERDOWN)")
-        moves = dict(
-            zip(known.masters, await all_of([partial(self._moves, at) for at in known.masters.values()]), strict=True)
-        )
-        newcomers = {
-            address: node_id
-            for move in moves.values()
-            for node_id, address in move.giving.values()
-            if address is not None and node_id not in known.masters
-        }
-        shards = [
-            Shard(self._node(address), known.slots_of(address), moves[node_id].taking | moves[node_id].giving.keys())
-            for node_id, address in sorted(known.masters.items(), key=lambda master: bool(moves[master[0]].taking))
-        ]
-        return [*shards, *(Shard(self._node(address), frozenset()) for address in newcomers)]
+        own: dict[Address, OwnSlots] = {}
+        asked = list(known.masters.values())
+        while asked:
+            answers = await all_of([partial(self._read_slots, address, known) for address in asked])
+            own |= zip(asked, answers, strict=True)
+            targets = [target for answer in answers for _, target in answer.giving.values()]
+            asked = [target for target in dict.fromkeys(targets) if target is not None and target not in own]
+        self._newcomers = (self._newcomers | own.keys()) - set(known.masters.values())
+        return {address: one for address, one in own.items() if one.slots or one.taking}
 
-    async def _moves(self, address: Address) -> Moves:
+    async def _read_slots(self, address: Address, known: ClusterMap) -> OwnSlots:
         try:
             text = await self._node(address).execute("CLUSTER", "NODES")
         except RedisCommandError:  # not permitted: then nothing is known to move
-            return Moves()
-        return Moves.read(text.decode(), address, self._remap)
+            return OwnSlots(known.slots_of(address))
+        return OwnSlots.read(text.decode(), address, self._remap)
 
 
 class _Request:

@@ -10,7 +10,7 @@ from ..errors import Unavailable
 from .names import SLOTS
 from .url import Address
 
-__all__ = ["ClusterMap", "Moves", "read_address"]
+__all__ = ["ClusterMap", "Member", "OwnSlots", "read_address"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,36 +64,67 @@ class ClusterMap:
 
 
 @dataclass(frozen=True, slots=True)
-class Moves:
-    """The slots that a node gives and takes now.
+class OwnSlots:
+    """The slots of one node as it tells itself: nobody knows sooner.
 
     Attributes:
-        giving: for each such slot the id and the address of the node that gets it.
+        slots: those that it has.
+        giving: for each of these that it gives away now, the id and the address of the node that gets it.
         taking: the slots that it gets.
+        epoch: grows with each slot that came to it from a node that had taken one later.
     """
 
+    slots: frozenset[int] = frozenset()
     giving: Mapping[int, tuple[str, Address | None]] = field(default_factory=dict)
     taking: frozenset[int] = frozenset()
+    epoch: int = 0
 
     @classmethod
-    def read(cls, text: str, asked: Address, remap: Callable[[Address], Address]) -> Moves:
-        """By the reply to ``CLUSTER NODES``: a line a node; only its own says what the node that was asked moves."""
-        lines = [line.split() for line in text.splitlines()]
-        addresses = {
-            words[0]: read_address(words[1].partition("@")[0], asked, remap) for words in lines if len(words) > 7
-        }
+    def read(cls, text: str, asked: Address, remap: Callable[[Address], Address]) -> OwnSlots:
+        """By the reply to ``CLUSTER NODES``: a line a node; its own tells what is asked for, the others who is where."""
+        lines = [words for line in text.splitlines() if len(words := line.split()) > 7]
+        addresses = {words[0]: read_address(words[1].partition("@")[0], asked, remap) for words in lines}
+        slots: set[int] = set()
         giving: dict[int, tuple[str, Address | None]] = {}
         taking: set[int] = set()
+        epoch = 0
         for words in lines:
-            if len(words) > 7 and "myself" in words[2].split(","):
-                for word in words[8:]:
-                    slot, gives, target = word.strip("[]").partition("->-")
-                    if gives:
-                        giving[int(slot)] = (target, addresses.get(target))
-                    slot, takes, _ = word.strip("[]").partition("-<-")
-                    if takes:
-                        taking.add(int(slot))
-        return cls(giving, frozenset(taking))
+            if "myself" not in words[2].split(","):
+                continue
+            epoch = int(words[6])
+            for word in words[8:]:
+                slot, gives, target = word.strip("[]").partition("->-")
+                if gives:
+                    giving[int(slot)] = (target, addresses.get(target))
+                    continue
+                slot, takes, _ = word.strip("[]").partition("-<-")
+                if takes:
+                    taking.add(int(slot))
+                    continue
+                first, _, last = word.partition("-")
+                slots.update(range(int(first), int(last or first) + 1))
+        return cls(frozenset(slots), giving, frozenset(taking), epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One node of a cluster, as another knows it.
+
+    Attributes:
+        address: where it is.
+        replica_of: the address of its master; None of a master.
+    """
+
+    address: Address
+    replica_of: Address | None
+
+    @staticmethod
+    def read(text: str, asked: Address, remap: Callable[[Address], Address]) -> list[Member]:
+        """All of them, by the reply to ``CLUSTER NODES``; those without an address are left out."""
+        lines = [words for line in text.splitlines() if len(words := line.split()) > 7]
+        lines = [words for words in lines if not {"noaddr", "handshake"} & set(words[2].split(","))]
+        addresses = {words[0]: read_address(words[1].partition("@")[0], asked, remap) for words in lines}
+        return [Member(addresses[words[0]], addresses.get(words[3])) for words in lines]
 
 
 def read_address(place: str, asked: Address, remap: Callable[[Address], Address]) -> Address:

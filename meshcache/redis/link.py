@@ -103,12 +103,18 @@ class Shard(NamedTuple):
     Attributes:
         link: the way to this server, for what concerns it alone: SCAN, INFO, CLIENT.
         slots: the hash slots that it has; None for all.
-        moving: those that it is giving to another server or taking from one.
+        taking: those that it is getting from another server.
+        epoch: changes when a slot comes back to it that it had given away.
     """
 
     link: Link
     slots: frozenset[int] | None = None
-    moving: frozenset[int] = frozenset()
+    taking: frozenset[int] = frozenset()
+    epoch: int = 0
+
+    def takes_from(self, other: Shard) -> bool:
+        """Whether keys may be on their way from the other server to this one."""
+        return other.slots is not None and not self.taking.isdisjoint(other.slots)
 
 
 # -- who answers

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from ..errors import RedisCommandError
-from .link import ClientId, Link, Server, Shard
+from .link import ClientId, Command, Link, Server, Shard
 from .names import Names
 from .together import all_of
 
@@ -31,10 +31,15 @@ async def probe(link: Link, names: Names) -> Server:
 
 
 async def _probe(shard: Shard, names: Names) -> Server:
-    key = names.probe if shard.slots is None else names.probe_in(shard.slots)
-    written, info = await shard.link.execute_many([("SET", key, "1", "PX", _PROBE_TTL_MS), ("INFO", "server")])
-    if isinstance(written, Exception):
-        raise written
+    probes: list[Command] = []
+    if shard.slots is None:
+        probes = [("SET", names.probe, "1", "PX", _PROBE_TTL_MS)]
+    elif shard.slots:  # one that is getting its first slot takes no writes yet
+        probes = [("SET", names.probe_in(shard.slots), "1", "PX", _PROBE_TTL_MS)]
+    *written, info = await shard.link.execute_many([*probes, ("INFO", "server")])
+    for reply in written:
+        if isinstance(reply, Exception):
+            raise reply
     return Server() if isinstance(info, RedisCommandError) else Server.of(info)
 
 

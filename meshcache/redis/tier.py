@@ -21,9 +21,6 @@ __all__ = ["RedisTier", "scan_pages"]
 _KEYS_AT_ONCE: Final = 500
 """Keys in one MGET, UNLINK or EXISTS, and looked at by one SCAN: well below a millisecond of Redis' time."""
 
-_LOOKS: Final = 10
-"""So many times a scan looks who has which slots.  Where they change on and on it must end, too."""
-
 
 class RedisTier:
     """A :class:`~meshcache.tier.Tier`; see there.  Each call may raise ``Unavailable`` or ``RedisCommandError``.
@@ -105,7 +102,7 @@ class RedisTier:
         return await self.set(key, value, ttl_ms, nx=not anew)
 
     def scan(self, pattern: str) -> AsyncIterator[str]:
-        """The keys that match; one may come twice, when Redis resizes its table meanwhile (see SCAN).
+        """The keys that match; one may come twice, when Redis resizes its table or slots move meanwhile (see SCAN).
 
         Keys that are not valid UTF-8 are not ours, and are left out.
         """
@@ -146,7 +143,8 @@ def scan_pages(link: Link, names: Names, pattern: str) -> AsyncIterator[list[byt
     """The Redis keys that match, some hundred at a time; never blocks Redis for long.
 
     Of a cluster, server by server.  A key that moves from one that was not scanned yet to one that was would be missed: so
-    those that give slots come before those that take them, and those whose slots have changed meanwhile are scanned again.
+    those that take slots are scanned after those that have them, and those whose slots have changed meanwhile once more, until
+    none has.  No key is missed that was there all the while; where slots move on and on, the scan goes on as long.
     """
     return _Pages(link, names.pattern(pattern))
 
@@ -162,7 +160,6 @@ class _Pages(AsyncIterator[list[bytes]]):
         self._cursor = b"0"
         self._known: Sequence[Shard] = ()
         self._to_scan: deque[Shard] = deque()
-        self._looks = 0
 
     async def __anext__(self) -> list[bytes]:
         while (server := self._scanning or await self._next_server()) is not None:
@@ -175,11 +172,23 @@ class _Pages(AsyncIterator[list[bytes]]):
         raise StopAsyncIteration
 
     async def _next_server(self) -> Link | None:
-        if not self._to_scan and self._looks < _LOOKS:
-            self._looks += 1
+        if not self._to_scan:
             before, self._known = self._known, await self._link.shards()
-            self._to_scan.extend(shard for shard in self._known if shard not in before)
+            self._to_scan.extend(_yet_to_scan(self._known, before))
         return self._to_scan.popleft().link if self._to_scan else None
+
+
+def _yet_to_scan(shards: Sequence[Shard], scanned: Sequence[Shard]) -> list[Shard]:
+    """Those that have changed since they were scanned, and after each those that take slots from it.
+
+    Twice who comes before one that it takes from: two servers may take slots from each other.
+    """
+    changed = [shard for shard in shards if shard not in scanned]
+    for shard in changed:  # it grows meanwhile
+        changed += [taker for taker in shards if taker not in changed and taker.takes_from(shard)]
+    ordered = [shard for shard in shards if shard in changed]
+    again = [taker for at, taker in enumerate(ordered) if any(map(taker.takes_from, ordered[at + 1 :]))]
+    return [*ordered, *again]
 
 
 class _Keys(AsyncIterator[str]):

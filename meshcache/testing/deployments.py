@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .ports import ReservedPort
-from .server import RedisServer
+from .server import Certificates, RedisServer
 
 if TYPE_CHECKING:
     from typing import Self
@@ -54,26 +54,34 @@ class SentinelDeployment:
     Args:
         arguments: more options of the command line of both servers.
         program: the server program; None for the one found.
+        tls: for all of them to speak TLS, among each other, too; None: they speak none.
     """
 
-    def __init__(self, *, arguments: Sequence[str] = (), program: Path | None = None) -> None:
-        first = RedisServer(arguments=("--repl-diskless-sync-delay", "0", *arguments), program=program)
-        second = RedisServer(arguments=(*first.arguments, "--replicaof", f"{first.host} {first.port}"), program=program)
+    def __init__(
+        self, *, arguments: Sequence[str] = (), program: Path | None = None, tls: Certificates | None = None
+    ) -> None:
+        if tls is not None:
+            arguments = ("--tls-replication", "yes", *arguments)
+        first = RedisServer(arguments=("--repl-diskless-sync-delay", "0", *arguments), program=program, tls=tls)
+        master = f"{first.host} {first.service_port}"
+        second = RedisServer(arguments=(*first.arguments, "--replicaof", master), program=program, tls=tls)
         self.servers = (first, second)
+        self._tls = tls
         # One notices later than the others: where three stand for leader at once, each votes for itself, and all wait.
         self.sentinels = tuple(_Sentinel(first, program, down_after_ms) for down_after_ms in (800, 800, 2000))
 
     @property
     def url(self) -> str:
         """For example ``redis+sentinel://127.0.0.1:40001,127.0.0.1:40002,127.0.0.1:40003/mymaster/0``."""
-        places = ",".join(f"{sentinel.host}:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis+sentinel://{places}/{_SERVICE}/0"
+        places = ",".join(f"{sentinel.host}:{sentinel.service_port}" for sentinel in self.sentinels)
+        path = f"{places}/{_SERVICE}/0"
+        return f"redis+sentinel://{path}" if self._tls is None else f"rediss+sentinel://{path}?{self._tls.url_option}"
 
     @property
     def master(self) -> RedisServer:
         """The server that all sentinels that run agree on."""
         (port,) = self._named()
-        return next(server for server in self.servers if server.port == port)
+        return next(server for server in self.servers if server.service_port == port)
 
     @property
     def replica(self) -> RedisServer:
@@ -96,7 +104,7 @@ class SentinelDeployment:
 
     def wait_for_new_master(self, old: RedisServer) -> None:
         """Wait until all sentinels name another master than ``old``."""
-        others = [{server.port} for server in self.servers if server is not old]
+        others = [{server.service_port} for server in self.servers if server is not old]
         _wait(lambda: self._named() in others, "no replica was promoted")
 
     def fail_over(self) -> None:
@@ -116,7 +124,7 @@ class SentinelDeployment:
                 self._ask_to_fail_over()
             return False
 
-        others = [{server.port} for server in self.servers if server is not old]
+        others = [{server.service_port} for server in self.servers if server is not old]
         _wait(is_promoted, "no replica was promoted")
         for sentinel in self.sentinels:
             sentinel.set_period("publish-period", 100)
@@ -157,10 +165,10 @@ class SentinelDeployment:
                 for replica in replicas
             )
         }
-        ports = [server.port for server in self.servers]
+        ports = [server.service_port for server in self.servers]
         if agreed not in ({tuple(ports)}, {tuple(reversed(ports))}):
             return False
-        roles = {server.port: server.client().role()[0] for server in self.servers}
+        roles = {server.service_port: server.client().role()[0] for server in self.servers}
         return [roles[port] for port in agreed.pop()] == [b"master", b"slave"]
 
 
@@ -176,7 +184,7 @@ class _Sentinel(RedisServer):
     """One sentinel; what it learns it writes into its configuration, which :meth:`start` does not overwrite."""
 
     def __init__(self, master: RedisServer, program: Path | None, down_after_ms: int) -> None:
-        super().__init__(program=program)
+        super().__init__(program=program, tls=master.tls)
         self._master = master
         self._down_after_ms = down_after_ms
 
@@ -198,7 +206,9 @@ class _Sentinel(RedisServer):
             lines = [
                 f"port {self.port}",
                 f"bind {self.host}",
-                f"sentinel monitor {_SERVICE} {self._master.host} {self._master.port} 2",
+                *(f"{name} {value}" for name, value in self._tls_options().items()),
+                f"tls-replication {'no' if self.tls is None else 'yes'}",
+                f"sentinel monitor {_SERVICE} {self._master.host} {self._master.service_port} 2",
                 f"sentinel down-after-milliseconds {_SERVICE} {self._down_after_ms}",
                 f"sentinel failover-timeout {_SERVICE} 1500",
             ]
@@ -221,12 +231,20 @@ class ClusterDeployment:
     Args:
         arguments: more options of the command line of all servers.
         program: the server program; None for the one found.
+        tls: for all of them to speak TLS, among each other, too; None: they speak none.
     """
 
-    def __init__(self, *, arguments: Sequence[str] = (), program: Path | None = None) -> None:
+    def __init__(
+        self, *, arguments: Sequence[str] = (), program: Path | None = None, tls: Certificates | None = None
+    ) -> None:
+        if tls is not None:
+            arguments = ("--tls-cluster", "yes", "--tls-replication", "yes", *arguments)
+        self._tls = tls
         self._buses = [ReservedPort() for _ in range(2 * _MASTERS)]
         self.servers = tuple(
-            RedisServer(arguments=(*_CLUSTER_OPTIONS, "--cluster-port", str(bus.port), *arguments), program=program)
+            RedisServer(
+                arguments=(*_CLUSTER_OPTIONS, "--cluster-port", str(bus.port), *arguments), program=program, tls=tls
+            )
             for bus in self._buses
         )
         self._last_election = -inf
@@ -237,14 +255,14 @@ class ClusterDeployment:
     @property
     def url(self) -> str:
         """For example ``redis+cluster://127.0.0.1:40001,127.0.0.1:40002``: two of the nodes."""
-        return f"redis+cluster://{','.join(f'{server.host}:{server.port}' for server in self.servers[:2])}"
+        places = ",".join(f"{server.host}:{server.service_port}" for server in self.servers[:2])
+        return f"redis+cluster://{places}" if self._tls is None else f"rediss+cluster://{places}?{self._tls.url_option}"
 
     @property
     def masters(self) -> list[RedisServer]:
-        """The servers that have slots, as the first that runs knows it; in the order of their slots."""
+        """The servers that have slots, as the first master that runs knows it; in the order of their slots."""
         slots = sorted(self._ask("CLUSTER", "SLOTS"), key=lambda entry: int(entry[0]))
-        ports = dict.fromkeys(int(entry[2][1]) for entry in slots)
-        return [next(server for server in self.servers if server.port == port) for port in ports]
+        return list(dict.fromkeys(self._master_of(entry) for entry in slots))
 
     def owner(self, key: bytes) -> RedisServer:
         """The master that has this key's slot."""
@@ -252,15 +270,15 @@ class ClusterDeployment:
 
     def owner_of_slot(self, slot: int) -> RedisServer:
         """The master that has this slot."""
-        (port,) = (entry[2][1] for entry in self._ask("CLUSTER", "SLOTS") if entry[0] <= slot <= entry[1])
-        return next(server for server in self.servers if server.port == port)
+        (entry,) = (entry for entry in self._ask("CLUSTER", "SLOTS") if entry[0] <= slot <= entry[1])
+        return self._master_of(entry)
 
     def replica(self, master: RedisServer) -> RedisServer:
         """The replica of a master."""
         return next(
             server
             for server in self.servers
-            if server.running and _replication(server).get("master_port") == master.port
+            if server.running and _replication(server).get("master_port") == master.service_port
         )
 
     def start(self) -> None:
@@ -270,19 +288,22 @@ class ClusterDeployment:
         _wait(self._is_whole, "the nodes do not become a cluster")
 
     def heal(self) -> None:
-        """Start what was killed, and wait until every slot is served and every master has a replica."""
+        """Start what was killed, wait until every slot is served and every master has a replica, and end moves half done."""
         for server in self.servers:
             server.resume()
             server.start()
         _wait(self._is_whole, "the nodes do not become a cluster")
+        for server in self.servers:
+            for slot in self._moving(server):
+                _send(server, "CLUSTER", "SETSLOT", slot, "STABLE")
 
     def wait_for_new_owner(self, key: bytes, old: RedisServer) -> None:
         """Wait until every node that runs knows that another than ``old`` has this key, and serves what it has."""
         slot = self._slot(key)
 
         def knows(server: RedisServer) -> bool:
-            (port,) = (entry[2][1] for entry in _send(server, "CLUSTER", "SLOTS") if entry[0] <= slot <= entry[1])
-            return port != old.port and b"cluster_state:ok" in _send(server, "CLUSTER", "INFO")
+            (entry,) = (entry for entry in _send(server, "CLUSTER", "SLOTS") if entry[0] <= slot <= entry[1])
+            return self._master_of(entry) is not old and b"cluster_state:ok" in _send(server, "CLUSTER", "INFO")
 
         _wait(
             lambda: all(knows(server) for server in self.servers if server.running and not server.paused),
@@ -320,7 +341,7 @@ class ClusterDeployment:
         """Move some keys of the slot; none named: all."""
         source = self.owner_of_slot(slot)
         while some := list(keys) or _send(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
-            _send(source, "MIGRATE", target.host, target.port, "", 0, 5000, "REPLACE", "KEYS", *some)
+            _send(source, "MIGRATE", target.host, target.service_port, "", 0, 5000, "REPLACE", "KEYS", *some)
             if keys:
                 return
 
@@ -357,7 +378,7 @@ class ClusterDeployment:
                 first, last = _SLOTS * master // _MASTERS, _SLOTS * (master + 1) // _MASTERS - 1
                 kind, whose, slots = "master", "-", f" {first}-{last}"
             flags = f"myself,{kind}" if number == me else kind
-            place = f"{server.host}:{server.port}@{bus.port}"
+            place = f"{server.host}:{server.service_port}@{bus.port}"
             lines.append(f"{self._ids[number]} {place} {flags} {whose} 0 0 {master + 1} connected{slots}")
         lines.append(f"vars currentEpoch {_MASTERS} lastVoteEpoch 0")
         (self.servers[me].directory / "nodes.conf").write_text("\n".join(lines) + "\n")
@@ -367,17 +388,37 @@ class ClusterDeployment:
             return False
         replications = [_replication(server) for server in self.servers]
         linked = [state for state in replications if state.get("master_link_status") == "up"]
-        views = {
-            tuple(sorted(str(entry[:3]) for entry in _send(server, "CLUSTER", "SLOTS"))) for server in self.servers
-        }
+        views = {self._slots_known_to(server) for server in self.servers}
         return len(views) == 1 and len({state["master_port"] for state in linked}) == _MASTERS
+
+    @staticmethod
+    def _slots_known_to(server: RedisServer) -> frozenset[tuple[bytes, ...]]:
+        """Of each master its id, its epoch and its slots.  Where all know the same, no old news can change it any more."""
+        lines = [line.split() for line in _send(server, "CLUSTER", "NODES").splitlines()]
+        return frozenset(
+            (words[0], words[6], *(word for word in words[8:] if not word.startswith(b"[")))
+            for words in lines
+            if words[8:]
+        )
+
+    @staticmethod
+    def _moving(server: RedisServer) -> list[int]:
+        """The slots that this server gives or takes."""
+        (own,) = (line for line in _send(server, "CLUSTER", "NODES").splitlines() if b"myself" in line)
+        return [int(word[1:].partition(b"-")[0]) for word in own.split()[8:] if word.startswith(b"[")]
+
+    def _master_of(self, entry: Any) -> RedisServer:
+        """The master in one entry of the reply to CLUSTER SLOTS."""
+        return self.servers[self._ids.index(entry[2][2].decode())]
 
     def _id(self, server: RedisServer) -> str:
         return self._ids[self.servers.index(server)]
 
     def _ask(self, *command: str) -> Any:
-        """Ask the first node that answers."""
-        return _send(next(server for server in self.servers if server.running and not server.paused), *command)
+        """Ask a master, if one answers: replicas hear last of slots that move."""
+        answering = [server for server in self.servers if server.running and not server.paused]
+        masters = (server for server in answering if server.client().role()[0] == b"master")
+        return _send(next(masters, answering[0]), *command)
 
     @staticmethod
     def _slot(key: bytes) -> int:

@@ -16,7 +16,8 @@ import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 from .ports import LOOPBACK, ReservedPort
 
@@ -25,11 +26,30 @@ if TYPE_CHECKING:
 
     import redis
 
-__all__ = ["RedisServer"]
+__all__ = ["Certificates", "RedisServer"]
 
 _START_SECONDS = 15.0
 _PORT_ATTEMPTS = 5
 _ANSWERS = (b"+PONG", b"-NOAUTH", b"-NOPERM")  # the latter two: it serves, only not to whom has no password
+
+
+class Certificates(NamedTuple):
+    """What a server needs to speak TLS: files in PEM, of 127.0.0.1.
+
+    Attributes:
+        certificate: the server's; the servers of a deployment show it to each other, too.
+        key: that of the certificate.
+        authority: the certificate of whoever signed it.
+    """
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+    @property
+    def url_option(self) -> str:
+        """What a URL must say for the servers to be trusted: ``ssl_ca_certs=…``."""
+        return f"ssl_ca_certs={quote(str(self.authority))}"
 
 
 class RedisServer:
@@ -52,6 +72,8 @@ class RedisServer:
             killed server remembers.  If False, a server that ends has forgotten everything.
         arguments: more options of the server's command line, for example ``("--maxmemory", "10mb")``; they win.
         program: the server program; None for what :meth:`find` finds.
+        tls: to speak TLS as well, on a port of its own; asks for a client's certificate only if there is one.  None: it
+            speaks none.
 
     Raises:
         OSError: the port is taken.
@@ -60,13 +82,24 @@ class RedisServer:
     host = LOOPBACK
 
     def __init__(
-        self, *, port: int = 0, persistent: bool = False, arguments: Sequence[str] = (), program: Path | None = None
+        self,
+        *,
+        port: int = 0,
+        persistent: bool = False,
+        arguments: Sequence[str] = (),
+        program: Path | None = None,
+        tls: Certificates | None = None,
     ) -> None:
         self.program = program
+        self.tls = tls
         self.persistent = persistent
         self.arguments = tuple(arguments)
         self._may_move = port == 0
-        self._belongings = _Belongings(ReservedPort(port), Path(tempfile.mkdtemp(prefix="meshcache-redis-")))
+        self._belongings = _Belongings(
+            ReservedPort(port),
+            Path(tempfile.mkdtemp(prefix="meshcache-redis-")),
+            ReservedPort() if tls else None,
+        )
         self._client: redis.Redis | None = None
         self._paused = False
         # For whoever forgets close(): at garbage collection or when the interpreter ends.
@@ -108,9 +141,16 @@ class RedisServer:
         return self._belongings.reserved.port
 
     @property
+    def service_port(self) -> int:
+        """The TCP port for those who speak TLS if it does, otherwise :attr:`port`."""
+        reserved = self._belongings.reserved_tls
+        return self.port if reserved is None else reserved.port
+
+    @property
     def url(self) -> str:
-        """For example ``redis://127.0.0.1:40001/0``."""
-        return f"redis://{self.host}:{self.port}/0"
+        """For example ``redis://127.0.0.1:40001/0``; with TLS ``rediss://127.0.0.1:40002/0?ssl_ca_certs=/…/ca.pem``."""
+        place = f"{self.host}:{self.service_port}/0"
+        return f"redis://{place}" if self.tls is None else f"rediss://{place}?{self.tls.url_option}"
 
     @property
     def directory(self) -> Path:
@@ -234,6 +274,8 @@ class RedisServer:
     def _launch(self, program: Path) -> bool:
         """Start the process once and wait for its answer; False if another program took its port."""
         self._belongings.reserved.make_room()
+        if self._belongings.reserved_tls is not None:
+            self._belongings.reserved_tls.make_room()
         with self._log.open("wb") as log:
             self._belongings.process = process = subprocess.Popen(  # noqa: S603 - the program that find() names
                 self._command_line(program),
@@ -271,8 +313,23 @@ class RedisServer:
             "--save": "",
             "--appendonly": "yes" if self.persistent else "no",
             "--appendfsync": "always",
+            "--rdb-del-sync-files": "yes",  # else one that was a replica remembers what its master sent when it began
         }
+        options |= self._tls_options("--")
         return [str(program), *(word for option in options.items() for word in option), *self.arguments]
+
+    def _tls_options(self, prefix: str = "") -> dict[str, str]:
+        """What makes it speak TLS; the names of the options begin with ``prefix``."""
+        if self.tls is None:
+            return {}
+        options = {
+            "tls-port": str(self.service_port),
+            "tls-cert-file": str(self.tls.certificate),
+            "tls-key-file": str(self.tls.key),
+            "tls-ca-cert-file": str(self.tls.authority),
+            "tls-auth-clients": "optional",
+        }
+        return {prefix + name: value for name, value in options.items()}
 
     def _answers(self, process: subprocess.Popen[bytes]) -> bool:
         """Whether PING is answered, and by this process rather than by one that holds the port in its place."""
@@ -300,8 +357,9 @@ class RedisServer:
 class _Belongings:
     """What must be given back, apart from its owner so that a finalizer can hold it."""
 
-    def __init__(self, reserved: ReservedPort, directory: Path) -> None:
+    def __init__(self, reserved: ReservedPort, directory: Path, reserved_tls: ReservedPort | None) -> None:
         self.reserved = reserved
+        self.reserved_tls = reserved_tls
         self.directory = directory
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -316,6 +374,8 @@ class _Belongings:
             return
         self.end_process()
         self.reserved.release()
+        if self.reserved_tls is not None:
+            self.reserved_tls.release()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-__all__ = ["Authority"]
+from meshcache.testing.server import Certificates
+
+__all__ = ["Authority", "client_options", "skipped_without_tls"]
 
 
 class Authority:
@@ -63,3 +68,20 @@ class Authority:
 
 def _name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+@contextmanager
+def skipped_without_tls() -> Iterator[None]:
+    """Skips the test whose server ends at once because it does not know the options."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "tls" not in str(error).lower():
+            raise
+        pytest.skip("this server program was built without TLS")
+
+
+def client_options(certificates: Certificates) -> str:
+    """What a URL must say to show the client's certificate, which stands beside those of the servers."""
+    directory = certificates.authority.parent
+    return f"ssl_certfile={directory / 'client.crt'}&ssl_keyfile={directory / 'client.key'}"

@@ -8,7 +8,8 @@ import pytest
 
 from meshcache.testing.deployments import ClusterDeployment, SentinelDeployment
 from meshcache.testing.proxy import OutageProxy
-from meshcache.testing.server import RedisServer
+from meshcache.testing.server import Certificates, RedisServer
+from tests.io.certificates import Authority, skipped_without_tls
 
 
 @pytest.fixture
@@ -53,3 +54,53 @@ def cluster(shared_cluster: ClusterDeployment) -> ClusterDeployment:
         master.client().flushall()
         master.client().script_flush()
     return shared_cluster
+
+
+# -- with TLS
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Those of the servers; beside them ``client.crt`` and ``client.key``, of the same authority."""
+    authority = Authority(tmp_path_factory.mktemp("tls"))
+    authority.issue("client")
+    return Certificates(*authority.issue("server"), authority.certificate)
+
+
+@pytest.fixture(scope="session")
+def shared_tls_sentinels(certificates: Certificates) -> Iterator[SentinelDeployment]:
+    deployment = SentinelDeployment(tls=certificates)
+    try:
+        with skipped_without_tls():
+            deployment.start()
+        yield deployment
+    finally:
+        deployment.close()
+
+
+@pytest.fixture
+def tls_deployment(shared_tls_sentinels: SentinelDeployment) -> SentinelDeployment:
+    """As ``deployment``, all with TLS."""
+    shared_tls_sentinels.heal()
+    shared_tls_sentinels.master.client().flushall()
+    return shared_tls_sentinels
+
+
+@pytest.fixture(scope="session")
+def shared_tls_cluster(certificates: Certificates) -> Iterator[ClusterDeployment]:
+    cluster = ClusterDeployment(tls=certificates)
+    try:
+        with skipped_without_tls():
+            cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def tls_cluster(shared_tls_cluster: ClusterDeployment) -> ClusterDeployment:
+    """As ``cluster``, all with TLS."""
+    shared_tls_cluster.heal()
+    for master in shared_tls_cluster.masters:
+        master.client().flushall()
+    return shared_tls_cluster

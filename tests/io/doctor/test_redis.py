@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from meshcache.doctor import CHECKS, Verdict
-from meshcache.testing.deployments import SentinelDeployment
+from meshcache.testing.deployments import ClusterDeployment, SentinelDeployment
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
 from tests.io.doctor.conftest import NAMESPACE, Diagnose, Diagnosis
@@ -108,6 +109,81 @@ async def test_servers_with_sentinels(diagnose: Diagnose) -> None:
         diagnosis = await diagnose(deployment.url, secret=SECRET)
         assert diagnosis.broken == {"redis"}
         assert "entinel" in diagnosis["redis"].advice
+
+
+@pytest.fixture
+def limited_cluster(cluster: ClusterDeployment) -> Iterator[ClusterDeployment]:
+    """As ``cluster``, and nothing to complain of; what was configured is taken back."""
+    limits = {"maxmemory": "100mb", "maxmemory-policy": "volatile-lru"}
+    for server in cluster.servers:
+        for option, value in limits.items():
+            server.client().config_set(option, value)
+    yield cluster
+    cluster.heal()
+    for server in cluster.servers:
+        server.client().config_set("maxmemory", "0")
+        server.client().config_set("maxmemory-policy", "noeviction")
+
+
+async def test_a_cluster(limited_cluster: ClusterDeployment, diagnose: Diagnose) -> None:
+    """Every node is named, and every master examined; nothing is left behind at any."""
+    diagnosis = await diagnose(limited_cluster.url, secret=SECRET)
+    assert diagnosis.broken | diagnosis.warned == set()
+    for master in limited_cluster.masters:
+        place, replica = f"127.0.0.1:{master.port}", f"127.0.0.1:{limited_cluster.replica(master).port}"
+        assert re.search(rf"{place} \(master, \d+ slots\)", diagnosis["redis-nodes"].seen)
+        assert f"{replica} (replica of {place})" in diagnosis["redis-nodes"].seen
+        for name in OF_REDIS - {"redis", "redis-nodes", "redis-writes"}:
+            assert place in diagnosis[name].seen
+        own = f"{{{NAMESPACE}".encode()
+        assert [key for key in master.client().scan_iter() if not key.startswith(own)] == []
+
+
+async def test_one_node_of_a_cluster_is_worse_than_the_others(
+    limited_cluster: ClusterDeployment, diagnose: Diagnose
+) -> None:
+    first, second, third = limited_cluster.masters
+    second.client().config_set("maxmemory", "0")
+    third.client().execute_command("ACL", "SETUSER", "default", "-evalsha")
+    try:
+        diagnosis = await diagnose(limited_cluster.url, secret=SECRET)
+    finally:
+        third.client().execute_command("ACL", "SETUSER", "default", "+evalsha")
+    assert {"redis-eviction", "redis-scripts"} <= diagnosis.warned
+    for name, at in {"redis-eviction": second, "redis-scripts": third}.items():
+        assert diagnosis[name].seen.startswith(f"127.0.0.1:{at.port}: ")
+        assert f"127.0.0.1:{first.port}" not in diagnosis[name].seen
+    assert "no limit" in diagnosis["redis-eviction"].seen
+    assert "evalsha" in diagnosis["redis-scripts"].seen
+
+
+async def test_a_replica_in_a_cluster_that_does_not_run(limited_cluster: ClusterDeployment, diagnose: Diagnose) -> None:
+    master = limited_cluster.masters[0]
+    replica = limited_cluster.replica(master)
+    replica.kill()
+    diagnosis = await diagnose(limited_cluster.url, secret=SECRET)
+    seen = f"127.0.0.1:{replica.port} (replica of 127.0.0.1:{master.port}, connection refused)"
+    names_only(diagnosis, "redis-nodes", seen, "start those that do not answer", Verdict.WARN)
+
+
+async def test_a_cluster_in_which_nobody_has_some_slots(diagnose: Diagnose) -> None:
+    options = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+    with RedisServer(arguments=options) as server:
+        server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 9_999)
+        eventually_sync(lambda: b"cluster_state:ok" in server.client().execute_command("CLUSTER", "INFO"))
+        diagnosis = await diagnose(f"redis+cluster://127.0.0.1:{server.port}", secret=SECRET)
+    assert {"redis-nodes", "redis-writes"} <= diagnosis.broken
+    assert "nobody has 6384 of the slots" in diagnosis["redis-nodes"].seen
+    assert "redis-cli --cluster check" in diagnosis["redis-nodes"].advice
+
+
+async def test_a_master_of_a_cluster_that_nobody_follows(diagnose: Diagnose) -> None:
+    options = ("--cluster-enabled", "yes", "--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru")
+    with RedisServer(arguments=options) as server:
+        server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+        eventually_sync(lambda: b"cluster_state:ok" in server.client().execute_command("CLUSTER", "INFO"))
+        diagnosis = await diagnose(f"redis+cluster://127.0.0.1:{server.port}", secret=SECRET)
+    names_only(diagnosis, "redis-nodes", "nobody would take the place of", "a replica", Verdict.WARN)
 
 
 async def test_a_replica(own_server: RedisServer, diagnose: Diagnose) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -166,6 +166,39 @@ async def test_a_probe_writes_to_every_master(cluster: ClusterDeployment, link: 
     assert await probe(link, names) == server
 
 
+@on_one_event_loop
+async def test_a_node_that_gets_its_first_slot(opened: Opened, names: Names) -> None:
+    """No key can be written there before, but it is one of the nodes already."""
+    with ClusterDeployment() as cluster:
+        source, newcomer = cluster.masters[0], cluster.replica(cluster.masters[0])
+        (bus,) = (words[1].rpartition(b"@")[2] for words in nodes(source) if b"myself" in words[2])
+        newcomer.client().execute_command("CLUSTER", "RESET", "SOFT")
+        newcomer.client().execute_command("CLUSTER", "MEET", source.host, source.port, bus)
+        await eventually(lambda: len(set(map(known_to, cluster.servers))) == 1, 10)
+        await eventually(lambda: b"cluster_state:ok" in newcomer.client().execute_command("CLUSTER", "INFO"), 10)
+        link, key = opened(cluster.url), next(key for key in KEYS if cluster.owner(names.key(key)) is source)
+        cluster.begin_move(key_slot(names.key(key)), newcomer)
+        with anyio.fail_after(5):
+            server = await probe(link, names)
+        assert newcomer.client().info("server")["run_id"] in server.run_id
+        tier = RedisTier(link, names)
+        assert await tier.set(key, b"v", None)
+        assert [name async for name in tier.scan(key)] == [key]
+        cluster.end_move(key_slot(names.key(key)), newcomer)
+        assert await probe(link, names) == server
+        assert [name async for name in tier.scan(key)] == [key]
+
+
+def known_to(server: RedisServer) -> frozenset[tuple[bytes, bytes]]:
+    """Who is a master and who a replica, as a node knows it."""
+    return frozenset((words[0], words[2].removeprefix(b"myself,")) for words in nodes(server))
+
+
+def nodes(server: RedisServer) -> list[list[bytes]]:
+    """What a node says of all: id, place, kind and so on."""
+    return [line.split() for line in server.client().execute_command("CLUSTER", "NODES").splitlines()]
+
+
 async def test_a_node_that_is_not_expected_is_not_asked(cluster: ClusterDeployment, link: Link, names: Names) -> None:
     server = await probe(link, names)
     own = cluster.owner(b"k").client().info("server")["run_id"]
@@ -326,15 +359,11 @@ async def test_slots_that_nobody_has(opened: Opened, names: Names) -> None:
 
 
 @pytest.fixture
-def moving(cluster: ClusterDeployment) -> Iterator[tuple[int, RedisServer, RedisServer]]:
+def moving(cluster: ClusterDeployment) -> tuple[int, RedisServer, RedisServer]:
     """A slot with "{tag}…", its owner, and another master, which may get it."""
     slot = key_slot(b"{tag}")
     source = cluster.owner_of_slot(slot)
-    target = next(master for master in cluster.masters if master is not source)
-    yield slot, source, target
-    if cluster.owner_of_slot(slot) is source:
-        for server in (source, target):
-            server.client().execute_command("CLUSTER", "SETSLOT", slot, "STABLE")
+    return slot, source, next(master for master in cluster.masters if master is not source)
 
 
 async def test_a_slot_that_has_moved(
@@ -428,6 +457,7 @@ async def test_slots_move_while_everybody_writes(cluster: ClusterDeployment, lin
         await anyio.to_thread.run_sync(move)
         moved.set()
     assert await link.execute("MGET", *KEYS) == [wrote[key].encode() for key in KEYS]
+    await anyio.to_thread.run_sync(cluster.heal)  # until all nodes have heard of it
     assert all(cluster.owner_of_slot(slot) is target for slot in slots)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from meshcache.errors import Unavailable
 from meshcache.redis.link import Link
-from meshcache.testing.server import RedisServer
-from tests.io.certificates import Authority
-from tests.support import eventually_sync, free_port
+from meshcache.testing.server import Certificates, RedisServer
+from tests.io.certificates import client_options, skipped_without_tls
+from tests.support import eventually_sync
 
 pytestmark = pytest.mark.anyio
 
@@ -19,40 +20,20 @@ Opened = Callable[..., Link]
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the certificates of an authority, a server and a client."""
-    directory = tmp_path_factory.mktemp("tls")
-    authority = Authority(directory)
-    authority.issue("server")
-    authority.issue("client")
-    return directory
-
-
-@pytest.fixture(scope="module")
-def tls(certificates: Path) -> Iterator[tuple[RedisServer, int]]:
+def tls(certificates: Certificates) -> Iterator[tuple[RedisServer, int]]:
     """A server, and the port where it speaks TLS and asks for a client's certificate only if there is one."""
-    port = free_port()
-    options = {
-        "--tls-port": str(port),
-        "--tls-cert-file": str(certificates / "server.crt"),
-        "--tls-key-file": str(certificates / "server.key"),
-        "--tls-ca-cert-file": str(certificates / "authority.pem"),
-        "--tls-auth-clients": "optional",
-    }
+    server = RedisServer(tls=certificates)
     try:
-        server = RedisServer(arguments=[word for option in options.items() for word in option])
-        server.start()
-    except RuntimeError as error:
-        if "TLS" not in str(error) and "tls" not in str(error):
-            raise
-        pytest.skip("this server program was built without TLS")
-    with server:
-        yield server, port
+        with skipped_without_tls():
+            server.start()
+        yield server, server.service_port
+    finally:
+        server.close()
 
 
-async def test_tls(tls: tuple[RedisServer, int], certificates: Path, opened: Opened) -> None:
+async def test_tls(tls: tuple[RedisServer, int], certificates: Certificates, opened: Opened) -> None:
     _, port = tls
-    link = opened(f"rediss://127.0.0.1:{port}/1?ssl_ca_certs={certificates}/authority.pem")
+    link = opened(f"rediss://127.0.0.1:{port}/1?{certificates.url_option}")
     value = b"x" * 500_000
     assert await link.execute("SET", "k", value) == b"OK"
     assert await link.execute("GET", "k") == value
@@ -61,18 +42,34 @@ async def test_tls(tls: tuple[RedisServer, int], certificates: Path, opened: Ope
     assert await link.execute("GET", "k") == value
 
 
-async def test_tls_with_a_client_certificate(tls: tuple[RedisServer, int], certificates: Path, opened: Opened) -> None:
+async def test_tls_with_a_client_certificate(
+    tls: tuple[RedisServer, int], certificates: Certificates, opened: Opened
+) -> None:
     server, port = tls
     server.client().config_set("tls-auth-clients", "yes")
     try:
-        ours = f"ssl_ca_certs={certificates}/authority.pem"
-        own = f"ssl_certfile={certificates}/client.crt&ssl_keyfile={certificates}/client.key"
+        ours = certificates.url_option
+        own = client_options(certificates)
         assert await opened(f"rediss://127.0.0.1:{port}?{ours}&{own}").execute("PING") == b"PONG"
         with pytest.raises(Unavailable) as caught:
             await opened(f"rediss://127.0.0.1:{port}?{ours}").execute("PING")
         assert not caught.value.timed_out
     finally:
         server.client().config_set("tls-auth-clients", "optional")
+
+
+async def test_tls_that_is_cut_off_at_any_moment(
+    tls: tuple[RedisServer, int], certificates: Certificates, opened: Opened
+) -> None:
+    """The event loop has nothing to complain of either: that fails a test."""
+    server, port = tls
+    link = opened(f"rediss://127.0.0.1:{port}?{certificates.url_option}")
+    await link.execute("PING")  # the certificates are read
+    for turn in range(200):
+        server.client().client_kill_filter(_type="normal", skipme=True)  # so that the next call connects
+        with anyio.move_on_after(turn * 25e-6):
+            await link.execute("PING")
+    assert await link.execute("PING") == b"PONG"
 
 
 async def test_tls_without_trust(tls: tuple[RedisServer, int], opened: Opened) -> None:
@@ -84,9 +81,9 @@ async def test_tls_without_trust(tls: tuple[RedisServer, int], opened: Opened) -
     assert await opened(f"rediss://127.0.0.1:{port}?ssl_cert_reqs=none").execute("PING") == b"PONG"
 
 
-async def test_tls_of_another_name(tls: tuple[RedisServer, int], certificates: Path, opened: Opened) -> None:
+async def test_tls_of_another_name(tls: tuple[RedisServer, int], certificates: Certificates, opened: Opened) -> None:
     _, port = tls
-    trusted = f"ssl_ca_certs={certificates}/authority.pem"
+    trusted = certificates.url_option
     with pytest.raises(Unavailable, match="its TLS certificate is not trusted"):
         await opened(f"rediss://localhost:{port}?{trusted}").execute("PING")
     link = opened(f"rediss://localhost:{port}?{trusted}&ssl_check_hostname=false")

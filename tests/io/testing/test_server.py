@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from meshcache.testing.server import RedisServer
-from tests.support import free_port
+from tests.support import eventually_sync, free_port
 
 
 def refused(port: int) -> bool:
@@ -83,6 +83,16 @@ def test_restart_kills_what_runs(redis_server: RedisServer) -> None:
     assert not alive(before)
     assert redis_server.pid != before
     assert redis_server.client().ping()
+
+
+def test_a_replica_does_not_remember_what_its_master_sent() -> None:
+    with RedisServer(arguments=("--repl-diskless-sync-delay", "0")) as master:
+        master.client().set("key", "value")
+        with RedisServer(arguments=("--replicaof", f"{master.host} {master.port}")) as replica:
+            eventually_sync(lambda: replica.client().get("key") == b"value")
+            master.kill()
+            replica.restart()
+            assert replica.client().dbsize() == 0
 
 
 def test_a_persistent_server_remembers_what_it_answered() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from meshcache.doctor import Verdict
-from meshcache.doctor.finding import fail, in_words, ok, skipped, warn
+from meshcache.doctor.finding import Finding, fail, in_words, ok, skipped, together, warn
 from meshcache.doctor.server import _judge_latency, in_seconds
 
 
@@ -42,3 +42,13 @@ def test_calls_against_the_time_that_they_may_take(
 def test_a_difference_of_clocks() -> None:
     assert in_seconds(2.5) == "2.500 s ahead of"
     assert in_seconds(-0.25) == "0.250 s behind"
+
+
+def test_of_several_servers_the_worst_is_told() -> None:
+    full, slow = warn("it is full", "add memory"), warn("it is slow", "add memory")
+    assert together([("a:1", ok("well")), ("b:1", full), ("c:1", slow), ("d:1", full)]) == Finding(
+        Verdict.WARN, "b:1, d:1: it is full; c:1: it is slow", "add memory"
+    )
+    assert together([("a:1", ok("well")), ("b:1", ok("well"))]) == ok("a:1, b:1: well")
+    assert together([("", full)]) is full
+    assert together([("a:1", full), ("b:1", fail("it is gone", "start it"))]).verdict is Verdict.FAIL

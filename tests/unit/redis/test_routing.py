@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from redis.crc import key_slot as redis_py_key_slot
 
 from meshcache.errors import RedisCommandError, Unavailable
-from meshcache.redis.cluster_map import ClusterMap, Moves, read_address
+from meshcache.redis.cluster_map import ClusterMap, Member, OwnSlots, read_address
 from meshcache.redis.link import Command, Redirected, refusal
 from meshcache.redis.names import SLOTS, Names, key_slot
 from meshcache.redis.routing import Call
@@ -155,16 +155,29 @@ def test_a_node_that_knows_nobody() -> None:
         ClusterMap.read([], ASKED, same)
 
 
-def test_which_slots_move() -> None:
+def test_who_belongs_to_a_cluster() -> None:
     text = (
-        "aaa 10.0.0.1:7001@17001,host-a myself,master - 0 0 1 connected 0-99 300 [42->-bbb] [43->-zzz] [7-<-bbb]\n"
+        "aaa :7001@17001 myself,master - 0 0 1 connected 0-99\n"
+        "bbb 10.0.0.2:7002@17002 slave,fail aaa 0 0 1 disconnected\n"
+        "ccc :0@0 master,noaddr - 0 0 3 disconnected\n"
+        "ddd 10.0.0.4:7004@17004 handshake - 0 0 0 connected\n"
+    )
+    master = ("10.0.0.9", 7001)
+    assert Member.read(text, ASKED, same) == [Member(master, None), Member(("10.0.0.2", 7002), master)]
+
+
+def test_what_a_node_says_of_its_own_slots() -> None:
+    text = (
+        "aaa 10.0.0.1:7001@17001,host-a myself,master - 0 0 4 connected 0-99 300 [42->-bbb] [43->-zzz] [107-<-bbb]\n"
         "bbb 10.0.0.2:7002@17002 master - 0 0 2 connected 100-199 [1->-aaa]\n"
         "ccc :0@0 master,noaddr - 0 0 3 disconnected\n"
     )
-    moves = Moves.read(text, ASKED, same)
-    assert moves.giving == {42: ("bbb", ("10.0.0.2", 7002)), 43: ("zzz", None)}
-    assert moves.taking == {7}
-    assert Moves.read("", ASKED, same) == Moves()
+    own = OwnSlots.read(text, ASKED, same)
+    assert own.slots == {*range(100), 300}
+    assert own.giving == {42: ("bbb", ("10.0.0.2", 7002)), 43: ("zzz", None)}
+    assert own.taking == {107}
+    assert own.epoch == 4
+    assert OwnSlots.read("", ASKED, same) == OwnSlots()
 
 
 @pytest.mark.parametrize(
