@@ -6,8 +6,9 @@ here waits for anything, so each is atomic for the other tasks of the event loop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from math import ceil, inf
+from typing import Final
 
 from .buckets import Buckets, Version
 from .counters import Counters, Way
@@ -19,6 +20,9 @@ from .store import Store
 from .tier import NO_EXPIRY, NO_KEY
 
 __all__ = ["MemoryTier"]
+
+_SLICE: Final = 256
+"""So many entries are looked at in one turn."""
 
 
 class MemoryTier:
@@ -32,6 +36,7 @@ class MemoryTier:
         publish: told of each own write.
         count_life: how long what was counted may be brought to Redis, in seconds.
         stale_ttl: how long a number that Redis gave for a counter is gone on from, if that does not expire, in seconds.
+        give_turn: lets others have their turn, in what takes long.
 
     Attributes:
         counters: what counters read as, and where increments go.
@@ -48,8 +53,10 @@ class MemoryTier:
         publish: Callable[[Op], None],
         count_life: float = 3600.0,
         stale_ttl: float = 60.0,
+        give_turn: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.store = store
+        self._give_turn = give_turn
         self.counters = Counters(store, clock, count_life, stale_ttl)
         self.journal = journal
         if journal is not None:
@@ -186,21 +193,26 @@ class MemoryTier:
         """The keys that this instance holds and that match, with or without those that are copies of what Redis has."""
         now = self._now()
         keys = list(self.store.keys(pattern, now, copies=copies))
-        if self.store.shares:
-            matches, known = matcher(pattern), set(keys)
-            keys += [
-                key
-                for key in self.store.shares
-                if matches(key) and key not in known and self._value(key, now) is not None
-            ]
-        return keys
+        return keys + self._counted(pattern, set(keys), now) if self.store.shares else keys
+
+    def _counted(self, pattern: str, known: Collection[str], now: float) -> list[str]:
+        """The counters that match, and of which nothing is known here but what was counted."""
+        matches = matcher(pattern)
+        shares = self.store.shares
+        return [key for key in shares if matches(key) and key not in known and self._value(key, now) is not None]
 
     async def delete_match(self, pattern: str) -> int:
         """Delete what matches, here, at the peers, and in Redis at recovery; how many this instance held."""
         now = self._now()
-        count = len(self.keys(pattern))
+        known = set() if not self.store.shares else set(self.store.keys(pattern, now))
+        counted = len(self._counted(pattern, known, now))
         self._write(Op(Kind.SWEEP, pattern, self._clock.tick()), now)
-        return count
+        sweep = self.store.newest_sweep
+        while sweep is not None and sweep.left:
+            self.store.sweep_on(self._now(), _SLICE)
+            if self._give_turn is not None:
+                await self._give_turn()
+        return counted + (0 if sweep is None else sweep.count)
 
     # -- writes that go to Redis with a stamp
 

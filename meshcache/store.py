@@ -15,8 +15,9 @@ counter itself that is newer than the beginning of their series ends them.
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from itertools import islice
 from math import inf
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from .glob import MATCH_ALL, matcher
 from .shares import counter_of, is_share, share_id, unpack_share, visible
 from .stamp import Kind, Op, Stamp
 
-__all__ = ["ENTRY_OVERHEAD_BYTES", "MAX_SWEEPS", "NOT_DECODED", "UNSTAMPED", "Entry", "Store", "add_sweep"]
+__all__ = ["ENTRY_OVERHEAD_BYTES", "MAX_SWEEPS", "NOT_DECODED", "UNSTAMPED", "Entry", "Store", "Sweep", "add_sweep"]
 
 ENTRY_OVERHEAD_BYTES = 550
 """What an entry costs besides its key and value: the objects, the dictionary, the list of what expires, the summary for
@@ -41,8 +42,29 @@ NOT_DECODED: Final = object()
 """What stands in place of a value that nobody has decoded, or that may not be shared."""
 
 _SPARE_SECONDS = 64
+_FOR_ROOM = 16
+"""So many entries are looked at for what goes anyway before one is given up that stays."""
 _NEARLY_SAME = 1.0
 """In seconds: a copy is not written anew to live this little longer."""
+
+
+class Sweep:
+    """A delete by pattern under way.  What it matches cannot be read from its first moment on, and goes bit by bit.
+
+    Attributes:
+        matches: whether a visible key is meant.
+        stamp: what is older goes.
+        left: how many entries are still to be looked at; 0 if it is done.
+        count: how many values went.
+    """
+
+    __slots__ = ("count", "left", "matches", "stamp")
+
+    def __init__(self, matches: Callable[[str], bool], stamp: Stamp, left: int = 0) -> None:
+        self.matches = matches
+        self.stamp = stamp
+        self.left = left
+        self.count = 0
 
 
 class Entry:
@@ -88,9 +110,10 @@ class Store:
         copies: how many of the entries are copies of what Redis has.
         shares: the hidden keys of each counter's shares, tombstones too.
         share_lost: told of each share whose value went.
+        newest_sweep: the last one that was taken in; None if it was known.
     """
 
-    def __init__(self, max_entries: int, max_bytes: int, tombstone_ttl: float) -> None:
+    def __init__(self, max_entries: int, max_bytes: int, tombstone_ttl: float, *, at_once: int = 1024) -> None:
         self.bytes = 0
         self.hits = 0
         self.misses = 0
@@ -110,6 +133,10 @@ class Store:
         self._sweeps_end = -inf
         self._calendar = _Calendar()
         self._discarded: list[MutableMapping[Any, Any]] = []
+        self._at_once = at_once
+        self.newest_sweep: Sweep | None = None
+        self._sweeping: list[Sweep] = []
+        self._cleared: deque[tuple[Sweep, Iterator[tuple[str, Entry]]]] = deque()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -133,6 +160,8 @@ class Store:
         entry = entries.get(key)
         if entry is None or entry.expires_at <= now or (self.shares and self._is_counted(key)):
             return None
+        if self._sweeping and self._goes(key, entry):
+            return None
         entries.move_to_end(key)
         self.hits += 1
         return entry
@@ -151,7 +180,7 @@ class Store:
 
     def peek(self, key: str, now: float) -> Entry | None:
         """The entry, a tombstone too, without a trace: nothing is counted or moved.  ``value`` is None once it expired."""
-        entry = self._entries.get(key)
+        entry = self._find(key)
         if entry is not None and entry.expires_at <= now and entry.value is not None:
             self._bury(key, entry, entry.expires_at)
             return entry if entry.stamp else None
@@ -163,6 +192,8 @@ class Store:
         matches = matcher(pattern)
         for key, entry in self._entries.items():
             if entry.expires_at > now and (copies or entry.stamp) and matches(key) and not is_share(key):
+                if self._sweeping and self._is_meant(key, entry):
+                    continue
                 yield key
 
     def apply(self, op: Op, now: float) -> bool:
@@ -176,7 +207,7 @@ class Store:
             return self._sweep(op, now)
         if is_share(op.key) and not self._may_take_share(op):
             return False
-        entry = self._entries.get(op.key)
+        entry = self._find(op.key)
         if entry is not None and entry.stamp:
             if (entry.stamp, entry.kind) >= (op.stamp, op.kind):
                 return False
@@ -192,7 +223,7 @@ class Store:
         key, stamp, is_sweep = version
         if is_sweep:
             return not self._knows_sweep(key, stamp)
-        entry = self._entries.get(key)
+        entry = self._find(key)
         if entry is None or not entry.stamp:
             # A store that had to give something up must not fetch what it does not hold: it would do so for ever.
             return not self._newest_evicted and not self._is_swept(key, stamp)
@@ -217,12 +248,13 @@ class Store:
 
     def expire(self, now: float, limit: int) -> bool:
         """Turn what expired into tombstones and forget old tombstones, ``limit`` keys (1 or more) at most; and let go of as much
-        of what was forgotten all at once.
+        of what was forgotten all at once, or swept.
 
         Returns:
             Whether there is more to do now.
         """
-        left = limit
+        self.sweep_on(now, limit)
+        left = 0 if self._cleared else limit
         while self._discarded and left:
             some = self._discarded[-1]
             for _ in range(min(left, len(some))):
@@ -239,10 +271,36 @@ class Store:
                 self._drop(key, entry)
             else:
                 self._bury(key, entry, entry.expires_at)
-        return bool(self._discarded) or self._calendar.is_due(now)
+        return bool(self._discarded or self._sweeping or self._cleared) or self._calendar.is_due(now)
+
+    def sweep_on(self, now: float, limit: int) -> None:
+        """Go on with the sweeps under way: look at ``limit`` entries at most.
+
+        Those looked at become the most recently used ones, in the order that they had.
+        """
+        left = limit
+        while self._cleared and left:
+            sweep, entries = self._cleared[0]
+            for key, entry in islice(entries, left):
+                sweep.count += entry.expires_at > now and not is_share(key)
+                sweep.left -= 1
+                left -= 1
+            if sweep.left == 0:
+                self._cleared.popleft()
+        while self._sweeping and left:
+            some = min(left, len(self._entries), *(sweep.left for sweep in self._sweeping))
+            for _ in range(some):
+                key = next(iter(self._entries))
+                if not self._goes(key, self._entries[key], now):
+                    self._entries.move_to_end(key)
+            left -= some
+            for sweep in self._sweeping:
+                sweep.left = sweep.left - some if self._entries else 0
+            self._sweeping = [sweep for sweep in self._sweeping if sweep.left > 0]
 
     def clear(self) -> None:
         """Forget everything, stamps and sweeps too."""
+        self._end_sweeps()
         self._discard()
         self._sweeps.clear()
         self._newest_sweep = self._newest_evicted = b""
@@ -266,6 +324,8 @@ class Store:
         entry = entries.get(key)
         if entry is None or entry.stamp or entry.expires_at <= now or (self.shares and self._is_counted(key)):
             return None
+        if self._sweeping and self._goes(key, entry):
+            return None
         entries.move_to_end(key)
         return entry
 
@@ -275,7 +335,13 @@ class Store:
         without: list[str] = []
         for key, value in found.items():
             entry = entries.get(key)
-            if entry is not None and entry.value == value and entry.ttl_known and not entry.stamp:
+            if (
+                entry is not None
+                and entry.value == value
+                and entry.ttl_known
+                and not entry.stamp
+                and not self._sweeping
+            ):
                 entries.move_to_end(key)
             elif not self.touch_copy(key, value, expires_at):
                 without.append(key)
@@ -283,7 +349,7 @@ class Store:
 
     def touch_copy(self, key: str, value: bytes, expires_at: float) -> bool:
         """Whether there is a copy with this value, and about this long to live; makes it the most recently used entry."""
-        entry = self._entries.get(key)
+        entry = self._find(key)
         if (
             entry is None
             or entry.stamp
@@ -310,7 +376,7 @@ class Store:
         Returns:
             False if there was a copy with another value, and it is not known which is newer: both go.
         """
-        old = self._entries.get(key)
+        old = self._find(key)
         if old is None:
             self._add_copy(key, value, expires_at, ttl_known=ttl_known, now=now)
         elif old.stamp:
@@ -326,7 +392,7 @@ class Store:
 
     def drop_copy(self, key: str) -> bool:
         """Forget the copy of a key; whether there was one."""
-        entry = self._entries.get(key)
+        entry = self._find(key)
         if entry is None or entry.stamp:
             return False
         self._drop(key, entry)
@@ -365,7 +431,7 @@ class Store:
 
     def keep_only(self, keys: Iterable[str]) -> None:
         """Forget everything but what is known of these keys; a copy is no knowledge."""
-        kept = [(key, entry) for key in keys if (entry := self._entries.get(key)) is not None and entry.stamp]
+        kept = [(key, entry) for key in keys if (entry := self._find(key)) is not None and entry.stamp]
         self.clear()
         for key, entry in kept:
             self._entries[key] = entry
@@ -456,6 +522,8 @@ class Store:
             self._index(op.key)
         elif op.key in self.shares:
             self.end_series(op.key, op.stamp)
+        if self._sweeping and self._is_full():
+            self.sweep_on(now, _FOR_ROOM)
         while self._is_full():
             self._evict()
 
@@ -483,6 +551,32 @@ class Store:
         entry._due = self._calendar.add(key, died_at + self._tombstone_ttl)
         if is_share(key):
             self.share_lost(key)
+
+    def _find(self, key: str) -> Entry | None:
+        """What is known of a key."""
+        entry = self._entries.get(key)
+        return None if entry is not None and self._sweeping and self._goes(key, entry) else entry
+
+    def _is_meant(self, key: str, entry: Entry) -> bool:
+        """Whether a sweep under way deletes this."""
+        name = visible(key)
+        return any(entry.stamp < sweep.stamp and sweep.matches(name) for sweep in self._sweeping)
+
+    def _goes(self, key: str, entry: Entry, now: float = -inf) -> bool:
+        """The same; and if so, it goes."""
+        if not self._is_meant(key, entry):
+            return False
+        self._drop(key, entry)
+        if entry.expires_at > now and not is_share(key):
+            name = key
+            first = next(sweep for sweep in self._sweeping if entry.stamp < sweep.stamp and sweep.matches(name))
+            first.count += 1
+        return True
+
+    def _end_sweeps(self) -> None:
+        for sweep in self._sweeping:
+            sweep.left = 0
+        self._sweeping = []
 
     def _drop(self, key: str, entry: Entry) -> None:
         del self._entries[key]
@@ -534,10 +628,17 @@ class Store:
         self._newest_sweep = b""
 
     def _sweep(self, op: Op, now: float) -> bool:
+        self.newest_sweep = None
         if self._knows_sweep(op.key, op.stamp):
             return False
+        self.newest_sweep = under_way = Sweep(matcher(op.key), op.stamp)
         if op.key == MATCH_ALL and op.stamp > max(self._newest, self._newest_sweep):
-            self.clear()  # everything is older: no need to look at each
+            if self._entries:
+                under_way.left = len(self._entries)
+                self._cleared.append((under_way, iter(self._entries.items())))
+            self.clear()  # everything is older: no need to look at each, but to count
+            if under_way.left <= self._at_once:
+                self.sweep_on(now, under_way.left)
         before = list(self._sweeps)
         pattern = add_sweep(self._sweeps, op.key, op.stamp)
         for gone in before:
@@ -546,12 +647,15 @@ class Store:
         self.buckets.put(pattern, self._sweeps[pattern], is_sweep=True)
         self._newest_sweep = max(self._newest_sweep, op.stamp)
         self._sweeps_end = max(self._sweeps_end, min(now + self._tombstone_ttl, op.expires_at))
-        matches = matcher(pattern)
-        stamp = self._sweeps[pattern]
-        for key in [key for key, entry in self._entries.items() if entry.stamp < stamp and matches(visible(key))]:
-            self._drop(key, self._entries[key])
-        for key in [key for key in self.shares if matches(key)]:
-            self.end_series(key, stamp)
+        if pattern != op.key:  # several became one
+            under_way.matches, under_way.stamp = matcher(pattern), self._sweeps[pattern]
+        for key in [key for key in self.shares if under_way.matches(key)]:
+            self.end_series(key, under_way.stamp)
+        if self._entries:
+            under_way.left = len(self._entries)
+            self._sweeping.append(under_way)
+            if under_way.left <= self._at_once:
+                self.sweep_on(now, under_way.left)
         return True
 
     def _knows_sweep(self, pattern: str, stamp: Stamp) -> bool:

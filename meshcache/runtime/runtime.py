@@ -16,6 +16,7 @@ from ..errors import RedisCommandError, Unavailable
 from ..events import Event, Mode, ModeChanged, Peer, PeerJoined, PeerLeft, PeerModeChanged
 from ..journal import Journal
 from ..loads import Loads
+from ..loops import give_turn
 from ..memory import MemoryTier
 from ..mesh.node import MeshEvent, OpsLost, OpsReceived, StandingChanged
 from ..mesh.settings import Timing
@@ -108,7 +109,14 @@ class Runtime:
         self._journal = Journal(options.max_dirty) if place is not None else None
         clock = HybridClock(self.node_id, surroundings.wall_ms, int(options.max_skew * 1000))
         self.memory = MemoryTier(
-            self._store, self._journal, clock, now, self._published, options.fence_ttl, options.stale_ttl
+            self._store,
+            self._journal,
+            clock,
+            now,
+            self._published,
+            count_life=options.fence_ttl,
+            stale_ttl=options.stale_ttl,
+            give_turn=give_turn,
         )
         self.recall: Callable[[str, float], Entry | None] = self._store.recall
         self._recent = Recent(options.max_dirty)

@@ -202,6 +202,47 @@ def test_what_expires_together_goes_in_slices(store: Store, limit: int) -> None:
 # -- sweeps
 
 
+def test_a_sweep_of_many_goes_bit_by_bit_and_is_not_noticed() -> None:
+    store = Store(10_000, 10_000_000, TOMBSTONE_TTL, at_once=10)
+    for number in range(1000):
+        store.apply(put(number + 1, f"{'ab'[number % 2]}:{number}"), NOW)
+    store.apply(sweep(2000, "a:*"), NOW)
+    under_way = store.newest_sweep
+    assert under_way is not None
+    assert len(store) == 1000
+    assert store.get("a:0", NOW) is None
+    assert store.peek("a:2", NOW) is None
+    assert len(list(store.keys("*", NOW))) == 500
+    store.apply(put(3000, "a:4"), NOW)
+    store.sweep_on(NOW, 100)
+    assert 0 < under_way.left < 1000
+    expire_all(store, NOW)
+    assert (under_way.left, under_way.count, len(store)) == (0, 500, 501)
+
+
+def test_a_sweep_leaves_the_others_in_their_order() -> None:
+    store = Store(10_000, 10_000_000, TOMBSTONE_TTL, at_once=10)
+    for number in range(1000):
+        store.apply(put(number + 1, f"{'ab'[number % 2]}:{number}"), NOW)
+    store.apply(sweep(2000, "a:*"), NOW)
+    expire_all(store, NOW)
+    assert list(store.keys("*", NOW)) == [f"b:{number}" for number in range(1, 1000, 2)]
+
+
+def test_what_a_sweep_of_everything_deletes_is_counted_bit_by_bit() -> None:
+    store = Store(10_000, 10_000_000, TOMBSTONE_TTL, at_once=10)
+    for number in range(1000):
+        store.apply(put(number + 1, str(number), expires_at=NOW + (number % 2)), NOW)
+    store.apply(delete(1500, "deleted"), NOW)
+    store.apply(sweep(2000, "*"), NOW)
+    under_way = store.newest_sweep
+    assert under_way is not None
+    assert (len(store), under_way.left) == (0, 1001)
+    store.apply(put(3000, "new"), NOW)
+    expire_all(store, NOW + 0.5)
+    assert (under_way.left, under_way.count, len(store)) == (0, 500, 1)
+
+
 def test_a_sweep_deletes_what_is_older_and_matches(store: Store) -> None:
     for key in ("a:1", "a:2", "b:1"):
         store.apply(put(1, key), NOW)
@@ -394,10 +435,14 @@ class Known:
 class StoreAgainstModel(RuleBasedStateMachine):
     """A store so small that it evicts all the time, beside a dictionary that is always right."""
 
+    max_entries = MAX_ENTRIES
+    max_bytes = MAX_BYTES
+    at_once = MAX_ENTRIES
+
     def __init__(self) -> None:
         super().__init__()
         self.now = NOW
-        self.store = Store(MAX_ENTRIES, MAX_BYTES, TOMBSTONE_TTL)
+        self.store = Store(self.max_entries, self.max_bytes, TOMBSTONE_TTL, at_once=self.at_once)
         self.model: OrderedDict[str, Known] = OrderedDict()
         self.sweeps: dict[str, Stamp] = {}
         self.sweeps_end = -inf
@@ -433,7 +478,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
         if taken:
             assert not self.store.wants(Version(key, op.stamp))
-            fits = ENTRY_OVERHEAD_BYTES + len(key) + len(op.value) <= MAX_BYTES
+            fits = ENTRY_OVERHEAD_BYTES + len(key) + len(op.value) <= self.max_bytes
             lives = kind is Kind.SET and ttl > 0 and fits
             dead_at = op.expires_at if lives else self.now
             if kind is not Kind.SET:  # remembered as long as it is told to be
@@ -446,7 +491,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         evicted = [key for key in self.model if self.look(key) is None]
         assert evicted == list(self.model)[: len(evicted)], "not the least recently used"
         if evicted:
-            full = len(self.store) + 1 > MAX_ENTRIES or self.store.bytes + sizes[evicted[-1]] > MAX_BYTES
+            full = len(self.store) + 1 > self.max_entries or self.store.bytes + sizes[evicted[-1]] > self.max_bytes
             assert full, "more were evicted than had to be"
         for key in evicted:
             self.newest_evicted = max(self.newest_evicted, self.model.pop(key).stamp)
@@ -556,7 +601,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
             return
         assert op.stamp == known.stamp
         assert (op.kind is Kind.SET) == known.readable(self.now)
-        other = Store(MAX_ENTRIES, MAX_BYTES, TOMBSTONE_TTL)
+        other = Store(self.max_entries, self.max_bytes, TOMBSTONE_TTL)
         other.apply(op, self.now)
         assert other.get(key, self.now) == (known.value if known.readable(self.now) else None)
         told = other.op(key, self.now)
@@ -577,7 +622,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
     def agrees_with_the_model(self) -> None:
         readable = [key for key, known in self.model.items() if known.readable(self.now)]
         assert list(self.store.keys("*", self.now)) == readable
-        assert len(self.store) == len(self.model) <= MAX_ENTRIES
+        assert len(self.store) == len(self.model) <= self.max_entries
         assert self.store.sweeps == self.sweeps
         assert (self.store.hits, self.store.misses, self.store.evictions) == (self.hits, self.misses, self.evictions)
 
@@ -589,7 +634,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
             assert entry is not None
             assert entry.size == ENTRY_OVERHEAD_BYTES + len(key) + len(entry.value or b"")
             total += entry.size
-        assert self.store.bytes == total <= MAX_BYTES
+        assert self.store.bytes == total <= self.max_bytes
 
     @invariant()
     def calendar_has_each_key_once(self) -> None:
@@ -602,5 +647,55 @@ class StoreAgainstModel(RuleBasedStateMachine):
         assert len(calendar._order) <= 2 * len(calendar._days) + 100
 
 
+class SweepsBitByBit(StoreAgainstModel):
+    """A larger store, which looks at a few entries at a time for what a sweep deletes: nobody who reads may notice."""
+
+    max_entries = 100
+    max_bytes = 1_000_000
+    at_once = 0
+
+    @property
+    def is_sweeping(self) -> bool:
+        return bool(self.store._sweeping or self.store._cleared)
+
+    @rule(limit=st.integers(1, 3))
+    def go_on(self, limit: int) -> None:
+        self.store.sweep_on(self.now, limit)
+
+    @rule()
+    def finish(self) -> None:
+        for _ in range(100):
+            if not self.is_sweeping:
+                return
+            self.store.sweep_on(self.now, 1)
+        raise AssertionError("it never comes to an end")
+
+    @invariant()
+    def sums_up_what_it_knows(self) -> None:
+        if not self.is_sweeping:
+            super().sums_up_what_it_knows()
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        readable = {key for key, known in self.model.items() if known.readable(self.now)}
+        assert set(self.store.keys("*", self.now)) == readable
+        assert self.store.sweeps == self.sweeps
+        if not self.is_sweeping:
+            assert len(self.store) == len(self.model)
+
+    @invariant()
+    def counts_every_byte(self) -> None:
+        if not self.is_sweeping:
+            super().counts_every_byte()
+
+    @invariant()
+    def calendar_has_each_key_once(self) -> None:
+        if not self.is_sweeping:
+            super().calendar_has_each_key_once()
+
+
 TestStoreAgainstModel = StoreAgainstModel.TestCase
 TestStoreAgainstModel.settings = settings(max_examples=200, stateful_step_count=50)
+
+TestSweepsBitByBit = SweepsBitByBit.TestCase
+TestSweepsBitByBit.settings = settings(max_examples=200, stateful_step_count=50)
