@@ -13,6 +13,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..redis.cluster_map import OwnSlots
 from .ports import ReservedPort
 from .server import Certificates, RedisServer
 
@@ -269,7 +270,15 @@ class ClusterDeployment:
         return self.owner_of_slot(self._slot(key))
 
     def owner_of_slot(self, slot: int) -> RedisServer:
-        """The master that has this slot."""
+        """The master that has this slot: of those that say so themselves, the one of the highest epoch."""
+        claims = []
+        for number, server in enumerate(self.servers):
+            if server.running and not server.paused:
+                own = self._own_slots(server)
+                if slot in own.slots:
+                    claims.append((own.epoch, number))
+        if claims:
+            return self.servers[max(claims)[1]]
         (entry,) = (entry for entry in self._ask("CLUSTER", "SLOTS") if entry[0] <= slot <= entry[1])
         return self._master_of(entry)
 
@@ -292,7 +301,20 @@ class ClusterDeployment:
         for server in self.servers:
             server.resume()
             server.start()
-        _wait(self._is_whole, "the nodes do not become a cluster")
+        remind_at = time.monotonic() + 2
+
+        def is_whole() -> bool:
+            nonlocal remind_at
+            if self._is_whole():
+                return True
+            if time.monotonic() > remind_at:
+                # Of two with the same epoch one takes a higher one; who believed that one once believes it for ever.
+                remind_at = time.monotonic() + 2
+                for master in self.masters:
+                    _send(master, "CLUSTER", "BUMPEPOCH")
+            return False
+
+        _wait(is_whole, "the nodes do not become a cluster")
         for server in self.servers:
             for slot in self._moving(server):
                 _send(server, "CLUSTER", "SETSLOT", slot, "STABLE")
@@ -347,7 +369,13 @@ class ClusterDeployment:
 
     def end_move(self, slot: int, target: RedisServer) -> None:
         """The target is the owner from now on."""
-        for server in (target, self.owner_of_slot(slot), *self.masters):
+        source = self.owner_of_slot(slot)
+        # Or its own next epoch, which is the highest that it knows and one, would not be the highest of all.
+        _wait(
+            lambda: self._epoch_known_to(target, source) >= self._own_slots(source).epoch,
+            "the target does not hear of the source's epoch",
+        )
+        for server in (target, source, *self.masters):
             _send(server, "CLUSTER", "SETSLOT", slot, "NODE", self._id(target))
 
     def close(self) -> None:
@@ -400,6 +428,15 @@ class ClusterDeployment:
             for words in lines
             if words[8:]
         )
+
+    @staticmethod
+    def _own_slots(server: RedisServer) -> OwnSlots:
+        text: bytes = _send(server, "CLUSTER", "NODES")
+        return OwnSlots.read(text.decode(), (server.host, server.service_port), lambda address: address)
+
+    def _epoch_known_to(self, server: RedisServer, other: RedisServer) -> int:
+        lines = (line.split() for line in _send(server, "CLUSTER", "NODES").decode().splitlines())
+        return next(int(words[6]) for words in lines if words[0] == self._id(other))
 
     @staticmethod
     def _moving(server: RedisServer) -> list[int]:
