@@ -438,11 +438,12 @@ class MemoryTier:
                 self.refused_stamps += 1
 
     def dirty(self, limit: int) -> list[Op]:
-        """What the oldest ``limit`` dirty keys are now.  A value that memory no longer has becomes an invalidation."""
+        """What the oldest ``limit`` dirty keys are now, without those of which a plain write may still arrive.  A value that memory
+        no longer has becomes an invalidation."""
         if self.journal is None:
             return []
-        now = self._now()
-        return [self._newest(key, stamp, now) for key, stamp in self.journal.oldest(limit)]
+        now, ghosts = self._now(), self.journal.ghosts
+        return [self._newest(key, stamp, now) for key, stamp in self.journal.oldest(limit) if key not in ghosts]
 
     def newest(self, keys: Iterable[str]) -> list[Op]:
         """What these keys are now, those of them that are dirty one by one."""

@@ -191,7 +191,7 @@ class Recovery:
             known |= await read_sweeps(self._link, self._names)
             self._memory.learn_sweeps(known)  # first: what is laid below may be older
             await self._lay_ghosts(ghosts, invalidate=recovering and self._on_recovery == "invalidate")
-        while self._journal:
+        while self._journal and not self._journal.ghosts:
             known |= await self._replay_sweeps()
             await self._replay_keys(invalidate=recovering and self._on_recovery == "invalidate")
             await self._repeat_sweeps(known)
@@ -199,9 +199,9 @@ class Recovery:
                 return  # callers have lost Redis meanwhile: a probe comes first
             if recovering and not self._journal.sweeps and len(self._journal) <= _LEFTOVER:
                 break
+        if self._journal.ghosts:
+            return  # callers have given up on Redis meanwhile: what they sent is ended before their keys are replayed
         if recovering:
-            if self._journal.ghosts:  # callers have given up on Redis meanwhile
-                return
             await self._signals.registered()
         self._signals.drained()
 

@@ -80,10 +80,10 @@ class Wires:
             if self.refuse_tracked:
                 self._end(client, server)
                 return
-        for end in (client, server):
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._thread(self._pump, server, client, is_tracked)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the other end, or this proxy, may be gone at any moment
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._thread(self._pump, server, client, is_tracked)
             while first:
                 self._wait_while_mute(is_tracked)
                 server.sendall(first)
