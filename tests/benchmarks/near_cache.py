@@ -7,35 +7,23 @@ document) and asserts nothing: machines are noisy.  Progress goes to standard er
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
 from time import perf_counter
 
 import anyio
 
 from meshcache import MeshCache, Mode
 from meshcache.testing.server import RedisServer
+from tests.benchmarks.figures import Figure, say, show
 from tests.io.cache.instances import lone_cache
 
 KEYS = 1000
 VALUE = {"name": "Ada Lovelace", "roles": ["admin", "author"], "id": 4711, "note": "x" * 100}
 
 Call = Callable[[MeshCache, int], Awaitable[object]]
-
-
-@dataclass
-class Figure:
-    """One line of the table."""
-
-    what: str
-    measured: str
-    goal: str
-    held: bool
 
 
 async def get(cache: MeshCache, i: int) -> object:
@@ -64,12 +52,12 @@ async def main(rounds: int, seconds: float) -> list[Figure]:
             for call in (get, set_, mixed):
                 for concurrency in (1, 100):
                     name = f"{call.__name__.strip('_')}, concurrency {concurrency}"
-                    say(name)
+                    say(f"{name} …")
                     plain, warm = await compare(call, concurrency, rounds, seconds, off, standby)
                     ratio = statistics.median(b / a for a, b in zip(plain, warm, strict=True))
                     measured = f"{per_second(plain)} off, {per_second(warm)} standby: {ratio:.2f}"
                     figures.append(Figure(name, measured, "≥ 0.90", ratio >= 0.9))
-            say("hits")
+            say("hits …")
             async with lone_cache(None) as memory:
                 await memory.set_many({f"key:{i}": VALUE for i in range(KEYS)})
                 held, near = await compare(get, 1, rounds, seconds, memory, serve)
@@ -122,10 +110,6 @@ def per_second(rates: list[float]) -> str:
     return f"{statistics.median(rates):,.0f}/s"
 
 
-def say(line: str) -> None:
-    print(f"{line} …", file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
@@ -137,11 +121,4 @@ if __name__ == "__main__":
     result = anyio.run(
         main, arguments.rounds, arguments.seconds, backend_options={"use_uvloop": True} if arguments.uvloop else {}
     )
-    if arguments.json:
-        print(json.dumps([asdict(figure) for figure in result], indent=2, ensure_ascii=False))
-    else:
-        widths = [max(len(getattr(figure, column)) for figure in result) for column in ("what", "measured", "goal")]
-        for figure in result:
-            cells = (figure.what, figure.measured, figure.goal)
-            mark = "held" if figure.held else "MISSED"
-            print("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)), mark)
+    show(result, as_json=arguments.json)
