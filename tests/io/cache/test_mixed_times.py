@@ -91,6 +91,19 @@ async def test_what_was_changed_just_before_they_knew(redis_server: RedisServer,
         await reads([two], "deleted", None)
 
 
+async def test_one_that_has_no_redis_at_all_shares_with_those_that_have(redis_server: RedisServer) -> None:
+    redis = redis_server.client()
+    async with mesh(redis_server.url, None, codec="text") as (one, without):
+        await without.set("k", "of the one without")
+        await reads([one], "k", "of the one without")
+        assert redis.get("test:k") == b"of the one without"
+        await one.set("k", "of the other")
+        await reads([without], "k", "of the other")
+        await without.delete("k")
+        await reads([one], "k", None)
+        assert not redis.exists("test:k")
+
+
 async def test_what_was_written_while_nobody_could_hear_it_is_told_when_they_meet(
     redis_server: RedisServer, proxy: OutageProxy
 ) -> None:
