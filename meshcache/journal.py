@@ -41,6 +41,9 @@ class Journal:
     def __len__(self) -> int:
         return len(self._keys) + len(self._sweeps)
 
+    def __bool__(self) -> bool:
+        return bool(self._keys or self._sweeps)
+
     @property
     def sweeps(self) -> Mapping[str, Stamp]:
         """The dirty patterns, each with the stamp of its newest sweep."""

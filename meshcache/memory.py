@@ -39,6 +39,8 @@ class MemoryTier:
         give_turn: lets others have their turn, in what takes long.
 
     Attributes:
+        store: the entries.
+        now: the clock.
         counters: what counters read as, and where increments go.
         node_id: this instance, 64 bit.
         refused_stamps: how many foreign writes were refused because their clock is too far ahead.
@@ -64,7 +66,7 @@ class MemoryTier:
         self.refused_stamps = 0
         self.node_id = clock.node_id
         self._clock = clock
-        self._now = now
+        self.now = self._now = now
         self._publish = publish
 
     # -- the face of a tier
@@ -477,13 +479,9 @@ class MemoryTier:
 
     # -- copies of what Redis has, kept while it answers; ``near`` says when
 
-    def has_copy(self, key: str, value: bytes, ttl: float) -> bool:
-        """Whether there is a copy with this value, and about so many seconds to live; then it is the most recently used."""
-        return self.store.touch_copy(key, value, self._now() + ttl)
-
     def without_copy(self, found: Mapping[str, bytes], ttl: float) -> list[str]:
         """Redis has these values: the keys of those of which there is no such copy with about so many seconds to live."""
-        return self.store.without_copy(found, self._now() + ttl)
+        return self.store.without_copy(found, ttl, self._now)
 
     def keep(self, key: str, value: bytes, ttl: float, *, newest: bool = False, ttl_known: bool = False) -> bool:
         """Redis has this value.  Not kept where a stamped write is known of the key, or one that Redis does not have yet.

@@ -70,6 +70,7 @@ class Near:
         self.invalidated = 0
         self.dropped = 0
         self._memory = memory
+        self._touch_copy, self._now = memory.store.touch_copy, memory.now
         self._stale_ttl = stale_ttl
         self._serves = serves
         self._tracked = self._redis_answers = False
@@ -98,7 +99,7 @@ class Near:
             value: what was read; None for a miss.
             begun: what the counter was before the read was sent.
         """
-        if value is not None and self.is_open and self._memory.has_copy(key, value, self._stale_ttl):
+        if value is not None and self.is_open and self._touch_copy(key, value, self._stale_ttl, self._now):
             return  # the usual case: a key that is read again and again
         if begun < self._floor or self._changed.get(key, 0) > begun or key in self._writing or not self.is_open:
             return

@@ -329,7 +329,7 @@ class Store:
         entries.move_to_end(key)
         return entry
 
-    def without_copy(self, found: Mapping[str, bytes], expires_at: float) -> list[str]:
+    def without_copy(self, found: Mapping[str, bytes], ttl: float, now: Callable[[], float]) -> list[str]:
         """:meth:`touch_copy` for many keys; those of them for which it is not so."""
         entries = self._entries
         without: list[str] = []
@@ -343,18 +343,25 @@ class Store:
                 and not self._sweeping
             ):
                 entries.move_to_end(key)
-            elif not self.touch_copy(key, value, expires_at):
+            elif not self.touch_copy(key, value, ttl, now):
                 without.append(key)
         return without
 
-    def touch_copy(self, key: str, value: bytes, expires_at: float) -> bool:
-        """Whether there is a copy with this value, and about this long to live; makes it the most recently used entry."""
-        entry = self._find(key)
+    def touch_copy(self, key: str, value: bytes, ttl: float, now: Callable[[], float]) -> bool:
+        """Whether there is a copy with this value, and about so many seconds to live; makes it the most recently used entry.
+
+        Args:
+            key: the key.
+            value: what Redis has.
+            ttl: how long a copy made now would live.
+            now: this moment; asked only where that matters, since this is called at each read of Redis.
+        """
+        entry = self._find(key) if self._sweeping else self._entries.get(key)
         if (
             entry is None
             or entry.stamp
             or entry.value != value
-            or not (entry.ttl_known or expires_at < entry.expires_at + _NEARLY_SAME)
+            or not (entry.ttl_known or now() + ttl < entry.expires_at + _NEARLY_SAME)
         ):
             return False
         self._entries.move_to_end(key)

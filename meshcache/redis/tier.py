@@ -26,6 +26,8 @@ class RedisTier:
     """A :class:`~meshcache.tier.Tier`; see there.  Each call may raise ``Unavailable`` or ``RedisCommandError``.
 
     Attributes:
+        link: the way to Redis.
+        name: gives the Redis key of a key.
         hits: reads that found a value.
         misses: reads that found none.
     """
@@ -33,13 +35,13 @@ class RedisTier:
     def __init__(self, link: Link, names: Names) -> None:
         self.hits = 0
         self.misses = 0
-        self._link = link
+        self.link = link
         self._names = names
-        self._key = names.key
+        self.name = names.key
 
     async def get(self, key: str) -> bytes | None:
         """The value, or None for a miss."""
-        value: bytes | None = await self._link.execute("GET", self._key(key))
+        value: bytes | None = await self.link.execute("GET", self.name(key))
         if value is None:
             self.misses += 1
         else:
@@ -50,7 +52,7 @@ class RedisTier:
         """The keys found, with their values.  What is not a string in Redis counts as not found, as MGET has it."""
         found: dict[str, bytes] = {}
         for some in _portions(keys):
-            values = await self._link.execute("MGET", *self._names.keys(some))
+            values = await self.link.execute("MGET", *self._names.keys(some))
             found |= {key: value for key, value in zip(some, values, strict=True) if value is not None}
             hits = len(values) - values.count(None)
             self.hits += hits
@@ -68,12 +70,12 @@ class RedisTier:
             command = (*command, "NX")
         if xx:
             command = (*command, "XX")
-        return await self._link.execute(*command) is not None
+        return await self.link.execute(*command) is not None
 
     async def set_many(self, values: Mapping[str, bytes], ttl_ms: int | None) -> None:
         """Write all of them, in pipelines of bounded size."""
         for commands in pipelines(self._set_command(key, value, ttl_ms) for key, value in values.items()):
-            _raise_refused(await self._link.execute_many(commands))
+            _raise_refused(await self.link.execute_many(commands))
 
     async def delete(self, keys: Sequence[str]) -> int:
         """How many existed.  May tell of fewer if the connection broke and the second try answered."""
@@ -85,15 +87,15 @@ class RedisTier:
 
     async def ttl_ms(self, key: str) -> int:
         """What remains, or ``NO_EXPIRY``, or ``NO_KEY``."""
-        return int(await self._link.execute("PTTL", self._key(key)))
+        return int(await self.link.execute("PTTL", self.name(key)))
 
     async def expire(self, key: str, ttl_ms: int | None) -> bool:
         """Give a new time to live, None for ever.  False if there is no such key."""
-        name = self._key(key)
+        name = self.name(key)
         if ttl_ms is not None:
-            return bool(await self._link.execute("PEXPIRE", name, ttl_ms))
+            return bool(await self.link.execute("PEXPIRE", name, ttl_ms))
         # PERSIST says 0 of a key without a time to live, too.
-        replies = await self._link.execute_many([("PERSIST", name), ("EXISTS", name)])
+        replies = await self.link.execute_many([("PERSIST", name), ("EXISTS", name)])
         _raise_refused(replies)
         return any(replies)
 
@@ -106,36 +108,36 @@ class RedisTier:
 
         Keys that are not valid UTF-8 are not ours, and are left out.
         """
-        return _Keys(scan_pages(self._link, self._names, pattern), self._names)
+        return _Keys(scan_pages(self.link, self._names, pattern), self._names)
 
     async def delete_match(self, pattern: str) -> int:
         """Delete the keys that match, page by page; how many that were."""
         deleted = 0
-        async for page in scan_pages(self._link, self._names, pattern):
+        async for page in scan_pages(self.link, self._names, pattern):
             ours = [redis_key for redis_key in page if self._names.strip(redis_key) is not None]
             if ours:
-                deleted += await self._link.execute("UNLINK", *ours)
+                deleted += await self.link.execute("UNLINK", *ours)
         return deleted
 
     # -- beside the face of a tier
 
     async def ping(self) -> None:
         """Returns if Redis answers."""
-        await self._link.execute("PING")
+        await self.link.execute("PING")
 
     async def info(self, section: str | None = None) -> dict[str, Any]:
         """What INFO says of one section or of all, as redis-py's ``info()`` gives it."""
-        text = await self._link.execute("INFO", *([] if section is None else [section]))
+        text = await self.link.execute("INFO", *([] if section is None else [section]))
         info: dict[str, Any] = parse_info(text)  # type: ignore[no-untyped-call]
         return info
 
     # -- inside
 
     async def _sum(self, command: str, keys: Sequence[str]) -> int:
-        return sum([int(await self._link.execute(command, *map(self._key, some))) for some in _portions(keys)])
+        return sum([int(await self.link.execute(command, *map(self.name, some))) for some in _portions(keys)])
 
     def _set_command(self, key: str, value: bytes, ttl_ms: int | None) -> Command:
-        name = self._key(key)
+        name = self.name(key)
         return ("SET", name, value) if ttl_ms is None else ("SET", name, value, "PX", ttl_ms)
 
 

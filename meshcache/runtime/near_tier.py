@@ -37,9 +37,15 @@ class NearTier:
 
     async def get(self, key: str) -> bytes | None:
         """The value, or None for a miss."""
-        begun = self._near.counter
-        value = await self._reads.get(key)
-        self._near.fill(key, value, begun)
+        near, reads = self._near, self._reads
+        begun = near.counter
+        # As in RedisTier.get, but written out: a coroutine less for what is called most.
+        value: bytes | None = await reads.link.execute("GET", reads.name(key))
+        if value is None:
+            reads.misses += 1
+        else:
+            reads.hits += 1
+        near.fill(key, value, begun)
         return value
 
     async def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:

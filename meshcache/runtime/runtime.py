@@ -104,6 +104,7 @@ class Runtime:
         self.now = self._now = now = surroundings.now
         self._modes = ModeMachine(now(), failure_threshold=options.failure_threshold)
         self.mode = self._modes.mode
+        self.answered = self._modes.answered  # by itself: it is called at each call
         self._feed = Feed()
         self._store = Store(options.max_entries, options.max_bytes, options.tombstone_ttl)
         self._journal = Journal(options.max_dirty) if place is not None else None
@@ -289,10 +290,6 @@ class Runtime:
         return writes
 
     # -- what calls and recovery say of Redis
-
-    def answered(self) -> None:
-        """Redis answered a call."""
-        self._modes.answered()
 
     def lost(self, outage: Unavailable, epoch: int | None = None) -> None:
         """Redis did not answer a call, or a probe, or a replay.
