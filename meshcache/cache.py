@@ -547,19 +547,21 @@ class MeshCache:
         await self._take_turns()
         return await ask(memory)
 
-    async def _write(self, ask: Callable[[Writes], Awaitable[T]], key: str) -> T:
+    def _write(self, ask: Callable[[Writes], Awaitable[T]], key: str) -> Awaitable[T]:
         """A call that writes one key: with a stamp where a plain write could be overtaken by an older one."""
-        if self._open().loads:
-            await self._make_way((key,))
+        return self._write_after_loads(ask, key) if self._open().loads else self._write_loaded(ask, key)
+
+    async def _write_after_loads(self, ask: Callable[[Writes], Awaitable[T]], key: str) -> T:
+        await self._make_way((key,))
         return await self._write_loaded(ask, key)
 
-    async def _write_loaded(self, ask: Callable[[Writes], Awaitable[T]], key: str) -> T:
+    def _write_loaded(self, ask: Callable[[Writes], Awaitable[T]], key: str) -> Awaitable[T]:
         """:meth:`_write`, of what a load has found."""
         through = self._write_through()
         runtime = self._open()
         if through is not None and (runtime.memory.is_dirty(key) or not runtime.writes_plainly((key,))):
-            return await ask(through)
-        return await self._answer(ask, (key,))
+            return ask(through)
+        return self._answer(ask, (key,))
 
     async def _read_many(self, ask: Callable[[Tier, list[str]], Awaitable[T]], keys: list[str]) -> list[T]:
         """:meth:`_read` for many keys; the answers of those who were asked, each for its part."""

@@ -65,11 +65,14 @@ class NearTier:
 
     async def set(self, key: str, value: bytes, ttl_ms: int | None, *, nx: bool = False, xx: bool = False) -> bool:
         """True if written.  If not, the copy is gone all the same: it may not be what Redis has."""
-        number = self._near.writing((key,), drop=False)
-        written = await settled(
-            self._near, self._link, self._writes.set(key, value, ttl_ms, nx=nx, xx=xx), (key,), number
-        )
-        self._near.wrote((key,), number, {key: value} if written else {}, _seconds(ttl_ms))
+        near = self._near
+        number = near.writing((key,), drop=False)
+        try:  # as in settled(), a coroutine less
+            written = await self._writes.set(key, value, ttl_ms, nx=nx, xx=xx)
+        except BaseException:
+            fail(near, self._link, (key,), number)
+            raise
+        near.wrote((key,), number, {key: value} if written else {}, _seconds(ttl_ms))
         return written
 
     async def set_many(self, values: Mapping[str, bytes], ttl_ms: int | None) -> None:
@@ -112,11 +115,16 @@ async def settled(near: Near, link: Link, write: Awaitable[T], keys: Sequence[st
     try:
         return await write
     except BaseException:
-        if isinstance(link, TrackedLink):
-            link.when_answered(lambda: near.failed(keys, number))
-        else:
-            near.failed(keys, number)
+        fail(near, link, keys, number)
         raise
+
+
+def fail(near: Near, link: Link, keys: Sequence[str], number: int) -> None:
+    """A write has no answer."""
+    if isinstance(link, TrackedLink):
+        link.when_answered(lambda: near.failed(keys, number))
+    else:
+        near.failed(keys, number)
 
 
 def _seconds(ttl_ms: int | None) -> float | None:
