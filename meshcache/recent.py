@@ -36,6 +36,7 @@ class Recent:
         self._own: OrderedDict[str, _Change] = OrderedDict()  # the oldest first
         self._others: OrderedDict[str, float] = OrderedDict()
         self._sweeps: dict[str, _Change] = {}
+        self._laid: OrderedDict[str, float] = OrderedDict()
         self._own_since = self._others_since = -inf  # of everything after this moment there is a record
 
     def wrote(self, key: str, stamp: Stamp, now: float, *, fenced: bool = False) -> None:
@@ -69,6 +70,18 @@ class Recent:
         """Somebody else changed everything."""
         self._others.clear()
         self._others_since = now
+
+    def laid(self, keys: Iterable[str], now: float) -> None:
+        """What plain writes of these keys that were given up may have done in Redis was undone."""
+        for key in keys:
+            self._laid[key] = now
+            self._laid.move_to_end(key)
+        while len(self._laid) > self._limit:
+            self._laid.popitem(last=False)
+
+    def laid_since(self, moment: float) -> list[str]:
+        """The keys of which that happened at or after this moment: a Redis that forgets the last seconds has it to be done again."""
+        return [key for key, at in self._laid.items() if at >= moment]
 
     def own_since(self, moment: float) -> list[Op]:
         """What this instance changed since then, as something to forget: invalidations and sweeps with the stamps of the writes."""
@@ -113,4 +126,6 @@ class Recent:
             self._own.popitem(last=False)
         while self._others and next(iter(self._others.values())) < moment:
             self._others.popitem(last=False)
+        while self._laid and next(iter(self._laid.values())) < moment:
+            self._laid.popitem(last=False)
         self._sweeps = {pattern: change for pattern, change in self._sweeps.items() if change.at >= moment}

@@ -80,6 +80,7 @@ class Recovery:
         random: uniform in [0, 1), for jitter.
         abandoned: the connections that were given up; emptied here.
         wrote: told of each write that is in Redis.
+        laid: told of the keys of which no plain write that was given up may arrive any more, or has been undone.
 
     Attributes:
         tried: set once the first attempt of all is over, whatever came of it.
@@ -102,6 +103,7 @@ class Recovery:
         random: Callable[[], float],
         abandoned: list[ClientId],
         wrote: Callable[[Op], None],
+        laid: Callable[[list[str]], None],
     ) -> None:
         self.tried = anyio.Event()
         self.replayed = 0
@@ -118,6 +120,7 @@ class Recovery:
         self._random = random
         self._abandoned = abandoned
         self._wrote = wrote
+        self._laid = laid
         self._batch = _BATCH
         self._woken = anyio.Event()
 
@@ -171,6 +174,7 @@ class Recovery:
         for some in pipelines(("UNLINK", self._names.key(key)) for key in keys if key not in written):
             await self._link.execute_many(some)
         self._journal.ghosts.difference_update(keys)
+        self._laid(keys)
 
     def _safe(self, ops: list[Op], *, invalidate: bool) -> list[Op]:
         """As these writes may be brought to Redis."""

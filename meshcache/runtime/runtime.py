@@ -270,6 +270,7 @@ class Runtime:
             random=self._surroundings.random.random,
             abandoned=link.identity.abandoned,
             wrote=self._wrote,
+            laid=lambda keys: self._recent.laid(keys, self._now()),
         )
 
     def _keep_near(self, place: Place, options: Options) -> TrackedLink:
@@ -335,6 +336,7 @@ class Runtime:
         if self._options.amnesia_window and known is not None and known.run_id and known.run_id != server.run_id:
             since = self._lost_at - self._options.amnesia_window
             self.memory.forget_in_redis(self._recent.all_since(since, self._stamp_at))
+            self.memory.haunted(self._recent.laid_since(since))
         self._changed(self._modes.probed(f"Redis {server.version} answers", self._now()))
         await self._mesh.agree(self._replay_link, self._names)
 

@@ -84,3 +84,14 @@ def test_what_is_old_is_forgotten() -> None:
     recent.wrote("d", stamp(9), 9.0)
     recent.forget_before(5.0)
     assert keys(recent.all_since(0.0, stamp)) == {"d"}
+
+
+def test_what_was_undone_of_late() -> None:
+    recent = Recent(2)
+    recent.laid(["a", "b"], 1.0)
+    recent.laid(["a"], 3.0)
+    assert recent.laid_since(2.0) == ["a"]
+    recent.laid(["c"], 4.0)
+    assert recent.laid_since(0.0) == ["a", "c"]
+    recent.forget_before(3.5)
+    assert recent.laid_since(0.0) == ["c"]
