@@ -503,11 +503,13 @@ class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
     def _check_time(self) -> None:
         """One timer for all: requests are answered in the order in which they began."""
         self._timer = None
-        late = self._loop.time() - self._timeout
+        now = self._loop.time()
         for request in cast("deque[_FutureRequest]", self._requests):
             if request.waiter.done():
                 continue  # its caller went away
-            if request.began > late:
+            if (
+                request.began + self._timeout > now
+            ):  # the very sum of _watch: rounded otherwise, this might be early for ever
                 self._watch(request)
                 return
             request.is_late = True
