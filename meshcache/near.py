@@ -80,6 +80,10 @@ class Near:
         self._changed: dict[str, int] = {}  # the number of a key's last change; the oldest first
         self._writing: dict[str, list[int]] = {}  # own writes under way of a key: how many, the number of the last one
 
+    def is_writing(self, key: str) -> bool:
+        """Whether an own write of the key is under way: a copy that there is has the value from before it."""
+        return key in self._writing
+
     # -- reads
 
     def recall(self, key: str, now: float) -> Entry | None:

@@ -33,6 +33,7 @@ class Briefing:
         store: what ``memory`` keeps.
         journal: what Redis lacks; None without a Redis.
         recent: what was changed in Redis of late.
+        is_writing: whether a write of a key is under way, so that a copy may be older than its stamp says.
         now: the monotonic clock, in seconds.
         publish: sends a write to every peer.
         brings_itself: whether this instance reaches Redis, and so brings there itself what is dirty.
@@ -45,6 +46,7 @@ class Briefing:
         store: Store,
         journal: Journal | None,
         recent: Recent,
+        is_writing: Callable[[str], bool],
         now: Callable[[], float],
         publish: Callable[[Op], None],
         brings_itself: Callable[[], bool],
@@ -53,6 +55,7 @@ class Briefing:
         self._store = store
         self._journal = journal
         self._recent = recent
+        self._is_writing = is_writing
         self._now = now
         self._publish = publish
         self._brings_itself = brings_itself
@@ -63,7 +66,7 @@ class Briefing:
         """What this instance has changed in Redis since that moment, with the value where it holds a copy."""
         now = self._now()
         for op in self._recent.own_since(since):
-            copy = None if op.kind is Kind.SWEEP else self._store.peek(op.key, now)
+            copy = None if op.kind is Kind.SWEEP or self._is_writing(op.key) else self._store.peek(op.key, now)
             if copy is not None and not copy.stamp and copy.value is not None:
                 op = Op(Kind.SET, op.key, op.stamp, copy.value, copy.expires_at)  # noqa: PLW2901
             self._publish(op)

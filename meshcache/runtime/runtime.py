@@ -143,6 +143,7 @@ class Runtime:
             store=self._store,
             journal=self._journal,
             recent=self._recent,
+            is_writing=self.near.is_writing,
             now=now,
             publish=self._mesh.publish,
             brings_itself=lambda: self.mode is Mode.REDIS,

@@ -40,6 +40,7 @@ def test_schedule(seed: int) -> None:
         2_002_941,  # a peer was held to write nothing plainly any more, by an older heartbeat than what it had registered since
         2_009_794,  # what Redis had forgotten was read there before those who were idle had seen that it was started anew
         2_011_041,  # as 2_002_941
+        4_010_862,  # a copy was told with the stamp of a write that was under way, so that an old value was the newest
         4_000_191,  # a timer that fired at the very moment of its deadline found that it was early, and set itself again
         3_001_436,  # Redis forgot that the trace of a write that was given up had been undone
         2_014_228,  # a write that was given up during a replay was made good before its connection was ended
