@@ -206,8 +206,7 @@ class MemoryTier:
     async def delete_match(self, pattern: str) -> int:
         """Delete what matches, here, at the peers, and in Redis at recovery; how many this instance held."""
         now = self._now()
-        known = set() if not self.store.shares else set(self.store.keys(pattern, now))
-        counted = len(self._counted(pattern, known, now))
+        counted = len(self._counted(pattern, set(self.store.keys(pattern, now)), now)) if self.store.shares else 0
         self._write(Op(Kind.SWEEP, pattern, self._clock.tick()), now)
         sweep = self.store.newest_sweep
         while sweep is not None and sweep.left:

@@ -192,7 +192,7 @@ class Store:
         matches = matcher(pattern)
         for key, entry in self._entries.items():
             if entry.expires_at > now and (copies or entry.stamp) and matches(key) and not is_share(key):
-                if self._sweeping and self._is_meant(key, entry):
+                if self._sweeping and self._sweep_of(key, entry) is not None:
                     continue
                 yield key
 
@@ -564,20 +564,18 @@ class Store:
         entry = self._entries.get(key)
         return None if entry is not None and self._sweeping and self._goes(key, entry) else entry
 
-    def _is_meant(self, key: str, entry: Entry) -> bool:
-        """Whether a sweep under way deletes this."""
+    def _sweep_of(self, key: str, entry: Entry) -> Sweep | None:
+        """The sweep under way that deletes this."""
         name = visible(key)
-        return any(entry.stamp < sweep.stamp and sweep.matches(name) for sweep in self._sweeping)
+        return next((sweep for sweep in self._sweeping if entry.stamp < sweep.stamp and sweep.matches(name)), None)
 
     def _goes(self, key: str, entry: Entry, now: float = -inf) -> bool:
-        """The same; and if so, it goes."""
-        if not self._is_meant(key, entry):
+        """Whether a sweep under way deletes this; if so, it goes."""
+        sweep = self._sweep_of(key, entry)
+        if sweep is None:
             return False
         self._drop(key, entry)
-        if entry.expires_at > now and not is_share(key):
-            name = key
-            first = next(sweep for sweep in self._sweeping if entry.stamp < sweep.stamp and sweep.matches(name))
-            first.count += 1
+        sweep.count += entry.expires_at > now and not is_share(key)
         return True
 
     def _end_sweeps(self) -> None:

@@ -24,6 +24,14 @@ def proxy(redis_server: RedisServer) -> Iterator[OutageProxy]:
         yield proxy
 
 
+def emptied(sentinels: SentinelDeployment) -> SentinelDeployment:
+    sentinels.heal()
+    client = sentinels.master.client()
+    client.flushall()
+    assert client.wait(1, 10_000) == 1, "the replica still has what an earlier test wrote"
+    return sentinels
+
+
 @pytest.fixture(scope="session")
 def shared_sentinels() -> Iterator[SentinelDeployment]:
     with SentinelDeployment() as deployment:
@@ -33,11 +41,7 @@ def shared_sentinels() -> Iterator[SentinelDeployment]:
 @pytest.fixture
 def deployment(shared_sentinels: SentinelDeployment) -> SentinelDeployment:
     """A master, a replica and sentinels; healthy and empty; may be broken."""
-    shared_sentinels.heal()
-    client = shared_sentinels.master.client()
-    client.flushall()
-    assert client.wait(1, 10_000) == 1, "the replica still has what an earlier test wrote"
-    return shared_sentinels
+    return emptied(shared_sentinels)
 
 
 @pytest.fixture(scope="session")
@@ -81,9 +85,7 @@ def shared_tls_sentinels(certificates: Certificates) -> Iterator[SentinelDeploym
 @pytest.fixture
 def tls_deployment(shared_tls_sentinels: SentinelDeployment) -> SentinelDeployment:
     """As ``deployment``, all with TLS."""
-    shared_tls_sentinels.heal()
-    shared_tls_sentinels.master.client().flushall()
-    return shared_tls_sentinels
+    return emptied(shared_tls_sentinels)
 
 
 @pytest.fixture(scope="session")
