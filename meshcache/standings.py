@@ -13,8 +13,8 @@ who do not hear each other; there it is a lease.  The rules, which together make
 1. An instance writes plainly only while it holds a lease on that, and while it knows of nobody who may have writes that
    Redis lacks: no peer that is not *clean*, none that fell silent within ``forget_after``, and nobody in the registry of
    whom that must be assumed.
-2. Whoever has writes that Redis lacks says so (it is not clean) before it brings them there, and then looks who may write
-   plainly.  Of two that do this at the same moment one sees the other.
+2. Whoever has writes that Redis lacks, its own (it is not clean) or a peer's, says so before it brings them there, and then
+   looks who may write plainly.  Of two that do this at the same moment one sees the other.
 3. A set is brought to Redis only if it is newer than the last plain write of everybody else; otherwise as a delete.
 """
 
@@ -67,6 +67,7 @@ class Record(NamedTuple):
         lease: seconds until it ends; negative if it has ended.
         left: whether the instance said goodbye.
         addresses: where its datagrams may be sent.
+        replays: whether it is bringing writes to Redis, its own or a peer's, going by what it read of the others then.
     """
 
     node_id: int
@@ -75,6 +76,7 @@ class Record(NamedTuple):
     lease: float
     left: bool = False
     addresses: tuple[tuple[str, int], ...] = ()
+    replays: bool = False
 
 
 class _Known:
@@ -202,16 +204,16 @@ class Standings:
 
     def _reckon_until(self, known: _Known) -> float:
         """Until when it must be assumed that this instance has writes that Redis lacks."""
+        record = known.record
         if known.present:
-            return -inf if known.standing.clean else inf
+            return -inf if known.standing.clean and not (record is not None and record.replays) else inf
         until = -inf
         if known.silent_since is not None:
             until = known.silent_since + self._forget_after
-        record = known.record
         if record is not None and not record.left:
             # One whose lease ends without a goodbye has lost Redis, or is dead; so has one that says so.
-            is_cut_off = not record.standing.clean or record.lease < 0
-            until = max(until, known.lease_until + self._forget_after if is_cut_off else -inf)
+            has_writes = record.replays or not record.standing.clean or record.lease < 0
+            until = max(until, known.lease_until + self._forget_after if has_writes else -inf)
         return until
 
     def _plain_until(self, known: _Known, now: float, wall_ms: int) -> Stamp | None:

@@ -23,13 +23,15 @@ _NODE_BYTES: Final = 8
 _MAX_ADDRESSES: Final = 64
 
 
-async def register(link: Link, names: Names, record: Record, keep: float) -> list[Record]:
+async def register(link: Link, names: Names, record: Record, number: int, keep: float) -> list[Record]:
     """Register an instance, and read who else is registered, in one step.
 
     Args:
         link: the way to Redis.
         names: the keys.
         record: this instance's own; its ``lease`` is for how long, in seconds.
+        number: grows with each registration of this instance.  One that was given up and arrives after a newer one changes
+            nothing.
         keep: how long it is remembered after that, in seconds.
 
     Raises:
@@ -45,10 +47,11 @@ async def register(link: Link, names: Names, record: Record, keep: float) -> lis
             record.left,
             [part for address in record.addresses for part in address],
             record.standing.number,
+            record.replays,
         ]
     )
     node = record.node_id.to_bytes(_NODE_BYTES, "big")
-    command = _REGISTRY.command([names.registry], [node, body, int(record.lease * 1000), int(keep * 1000)])
+    command = _REGISTRY.command([names.registry], [node, body, int(record.lease * 1000), int(keep * 1000), number])
     (reply,) = await _REGISTRY.run(link, [command])
     if isinstance(reply, RedisCommandError):
         raise reply
@@ -64,11 +67,12 @@ def _record(node: bytes, lease_ms: int, body: bytes) -> Record | None:
         return None
     try:
         fields: list[Any] = msgpack.unpackb(body, max_array_len=2 * _MAX_ADDRESSES, max_map_len=0, max_ext_len=0)
-        plain, clean, plain_until, registered_ms, left, flat, number, *_ = fields
+        plain, clean, plain_until, registered_ms, left, flat, number, replays, *_ = fields
         if len(plain_until) != STAMP_BYTES or not (isinstance(registered_ms, int) and isinstance(number, int)):
             return None
         addresses = tuple((str(host), int(port)) for host, port in zip(flat[::2], flat[1::2], strict=True))
     except (ValueError, TypeError, msgpack.UnpackException):
         return None
     standing = Standing(bool(plain), bool(clean), Stamp(bytes(plain_until)), number)
-    return Record(int.from_bytes(node, "big"), standing, registered_ms, lease_ms / 1000, bool(left), addresses)
+    lease, node_id = lease_ms / 1000, int.from_bytes(node, "big")
+    return Record(node_id, standing, registered_ms, lease, bool(left), addresses, bool(replays))

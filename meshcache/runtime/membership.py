@@ -26,6 +26,8 @@ LEASE: Final = 15.0
 """In seconds.  So long after an instance was cut off from Redis and from its peers, the others know it by its lease."""
 
 _REFRESH: Final = 5.0
+_REFRESH_STAMPING: Final = 1.0
+"""In seconds: how soon it is seen in the registry that nobody has writes any more that Redis lacks."""
 _MARGIN: Final = 2.0
 """In seconds: the lease ends here so much sooner than in Redis."""
 
@@ -70,6 +72,7 @@ class Membership:
     Attributes:
         standing: what the others are told.
         plain_until: the stamp of the last plain write.
+        replays: whether writes are being brought to Redis, this instance's or a peer's.
         doubted: how many sets were brought to Redis as deletes, since somebody might have written the key plainly after them.
         may_run_scripts: False once Redis has refused: then nothing is stamped there, and nobody brings old sets to it.
     """
@@ -90,6 +93,7 @@ class Membership:
     ) -> None:
         self.standing = AT_FIRST
         self.plain_until = NEVER
+        self.replays = False
         self.doubted = 0
         self.may_run_scripts = True
         self._node_id = node_id
@@ -106,6 +110,8 @@ class Membership:
         self._may_be_plain = False
         self._leaving = False
         self._lease_until = -inf
+        self._registering = anyio.Lock()
+        self._registrations = 0
         self._woken = anyio.Event()
 
     # -- this instance's writes
@@ -147,7 +153,8 @@ class Membership:
     async def run(self) -> None:
         """Keep the lease while Redis answers.  Until cancelled."""
         while True:
-            with anyio.move_on_after(_REFRESH if self._surface.mode is Mode.REDIS else None):
+            pause = _REFRESH if self._plain else _REFRESH_STAMPING
+            with anyio.move_on_after(pause if self._surface.mode is Mode.REDIS else None):
                 await self._woken.wait()
             self._woken = anyio.Event()
             if self._surface.mode is Mode.REDIS:
@@ -167,13 +174,18 @@ class Membership:
         Raises:
             Unavailable: Redis cannot serve.
         """
+        async with self._registering:  # each says what is true when it is sent, and the last one stays
+            await self._register(entering=entering)
+
+    async def _register(self, *, entering: bool) -> None:
         begun = self._now()
+        self._registrations += 1
         wants_plain = self._plain or ((entering or self._surface.mode is Mode.REDIS) and self._nobody_hinders())
         number = self.standing.number + (wants_plain is not self.standing.plain)  # as it will be if that is granted
         standing = Standing(wants_plain, self.standing.clean, self.plain_until, number)
-        record = Record(self._node_id, standing, self._wall_ms(), LEASE, self._leaving, self._addresses())
+        record = Record(self._node_id, standing, self._wall_ms(), LEASE, self._leaving, self._addresses(), self.replays)
         try:
-            records = await register(self._link, self._names, record, self._forget_after)
+            records = await register(self._link, self._names, record, self._registrations, self._forget_after)
         except RedisCommandError as error:
             self.may_run_scripts = False
             self._may_be_plain, self._lease_until = True, inf

@@ -39,8 +39,9 @@ _HEARING_PAUSE = 0.02
 class Signals(Protocol):
     """What recovery tells the runtime."""
 
-    async def registered(self) -> None:
-        """Tell Redis how this instance stands, and learn it of the others.  May raise :class:`Unavailable`."""
+    async def registered(self, *, replays: bool) -> None:
+        """Tell Redis how this instance stands, and whether it replays until ``drained``; and learn it of the others.
+        May raise :class:`Unavailable`."""
         ...
 
     def may_set(self, ops: list[Op]) -> list[Op]:
@@ -206,17 +207,17 @@ class Recovery:
         if self._journal.ghosts:
             return  # callers have given up on Redis meanwhile: what they sent is ended before their keys are replayed
         if recovering:
-            await self._signals.registered()
+            await self._signals.registered(replays=False)
         self._signals.drained()
 
     async def _hear_the_others(self) -> None:
         """Whoever writes plainly stops when it hears that this instance is not clean, a moment from now: wait for that."""
-        await self._signals.registered()
+        await self._signals.registered(replays=True)
         for _ in range(_HEARINGS):
             if not self._signals.is_undecided():
                 return
             await anyio.sleep(_HEARING_PAUSE)
-        await self._signals.registered()
+        await self._signals.registered(replays=True)
 
     async def _replay_sweeps(self) -> dict[str, Stamp]:
         """Delete in Redis what the outage deleted by pattern; told to the other instances first, which may hold older keys."""
@@ -225,6 +226,7 @@ class Recovery:
             await publish_sweeps(self._link, self._names, sweeps, self._fence_ttl_ms)
         for pattern, stamp in sweeps.items():
             await sweep(self._link, self._names, pattern, stamp, self._fence_ttl_ms)
+            self._memory.learn_sweeps({pattern: stamp})  # of a journal that overflowed only the journal knew
             self._journal.sweep_done(pattern, stamp)
             self._wrote(Op(Kind.SWEEP, pattern, stamp))
         return sweeps

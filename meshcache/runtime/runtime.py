@@ -353,6 +353,7 @@ class Runtime:
         self.memory.forget(copies=change is not None)
         self.near.block()
         if self._membership is not None:
+            self._membership.replays = False
             self._membership.enter()
 
     def _changed(self, change: ModeChanged | None) -> None:
@@ -448,9 +449,10 @@ class Runtime:
 
     # -- what recovery asks
 
-    async def registered(self) -> None:
+    async def registered(self, *, replays: bool) -> None:
         """Tell Redis how this instance stands, and learn it of the others."""
         assert self._membership is not None
+        self._membership.replays = replays
         await self._membership.register(entering=self.mode is not Mode.REDIS)
 
     def may_set(self, ops: list[Op]) -> list[Op]:

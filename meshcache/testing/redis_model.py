@@ -480,10 +480,12 @@ class RedisModel:
         """registry.lua"""
         (key,) = keys
         name, registered = words[:2]
-        lease, keep = map(int, words[2:4])
+        lease, keep, number = map(int, words[2:5])
         now = self._now_ms()
-        self.hset(None, key, name, b"%d " % (now + lease) + registered)
-        self.pexpire(None, key, b"%d" % (lease + keep))
+        known = _REGISTERED.fullmatch(self.hget(None, key, name) or b"")
+        if known is None or int(known[2]) < number:
+            self.hset(None, key, name, b"%d %d " % (now + lease, number) + registered)
+            self.pexpire(None, key, b"%d" % (lease + keep))
         others = []
         for other, text in self.hgetall(None, key).items():
             match = _REGISTERED.fullmatch(text)
@@ -491,11 +493,11 @@ class RedisModel:
             if match is None or left is None or left < -keep:
                 self.hdel(None, key, other)
             elif other != name:
-                others.append([other, left, match[2]])
+                others.append([other, left, match[3]])
         return others
 
 
-_REGISTERED: Final = re.compile(rb"([0-9]+) (.*)", re.DOTALL)
+_REGISTERED: Final = re.compile(rb"([0-9]+) ([0-9]+) (.*)", re.DOTALL)
 
 _SCRIPTS: Final[dict[bytes, Callable[..., Any]]] = {
     Script(file).digest.encode(): port

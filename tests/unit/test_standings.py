@@ -153,6 +153,18 @@ def test_one_that_is_never_heard_and_lost_its_lease_or_is_not_clean_makes_everyb
         assert not known.must_stamp(10.0 + LEASE + 601.0)
 
 
+def test_one_that_replays_makes_everybody_stamp_also_where_what_it_says_of_itself_is_clean() -> None:
+    known = standings()
+    replaying = record(PEER, fenced(9.0), 10.0, 12.0)._replace(replays=True)
+    known.registered([replaying], 12.0)
+    assert known.must_stamp(12.0)
+    known.joined(PEER, clean=True)
+    known.heard(PEER, fenced(9.0))
+    assert known.must_stamp(13.0)
+    known.registered([replaying._replace(replays=False)], 14.0)
+    assert not known.must_stamp(14.0)
+
+
 def test_one_that_signed_off_hinders_nobody() -> None:
     known = standings()
     known.registered([record(PEER, fenced(9.0), 10.0, 100.0, left=True)], 100.0)

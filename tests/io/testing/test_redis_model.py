@@ -276,7 +276,8 @@ def some_script(random: Random, kind: str, ttl: bytes, value: bytes) -> list[byt
     if kind == "registry":
         lease = b"%d" % random.choice([1000, 1_000_000, -2000])
         name, registered = b"%08d" % random.randrange(4), random.choice([b"a b", b"\n\x00", b""])
-        return [*head, b"1", NAMES.registry, name, registered, lease, b"%d" % random.choice([1000, 1_000_000])]
+        keep, number = b"%d" % random.choice([1000, 1_000_000]), b"%d" % random.randrange(10)
+        return [*head, b"1", NAMES.registry, name, registered, lease, keep, number]
     place = random.randrange(len(KEYS))
     head += [b"3", KEYS[place], FENCES[place], SHARES[place]]
     if kind == "expire":
