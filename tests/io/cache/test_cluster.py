@@ -18,6 +18,7 @@ from tests.support import eventually
 
 pytestmark = pytest.mark.anyio
 
+PATIENCE = 5.0  # where slots move, and only what they cause is an outage
 SLACK = 0.15  # what a busy machine may add to op_timeout
 KEYS = [f"k{i}" for i in range(200)] + [f"{{user:{i % 5}}}:{i}" for i in range(100)]
 
@@ -105,7 +106,7 @@ async def test_a_node_dies(cluster: ClusterDeployment) -> None:
 
 
 async def test_slots_move_while_the_cache_writes(cluster: ClusterDeployment) -> None:
-    async with lone_cache(cluster.url, codec="text") as cache:
+    async with lone_cache(cluster.url, codec="text", op_timeout=PATIENCE) as cache:
         source, target = cluster.masters[0], cluster.masters[1]
         slots = {key_slot(f"test:{key}".encode()) for key in KEYS}
         slots = {slot for slot in slots if cluster.owner_of_slot(slot) is source}
@@ -221,7 +222,7 @@ async def test_copies_of_keys_of_every_node(cluster: ClusterDeployment) -> None:
 
 async def test_copies_of_a_slot_that_moves(cluster: ClusterDeployment) -> None:
     """The old owner tells that the key has gone, and the new one what happens to it there."""
-    async with lone_cache(cluster.url, codec="text", near_cache="serve") as cache:
+    async with lone_cache(cluster.url, codec="text", near_cache="serve", op_timeout=PATIENCE) as cache:
         await tracking(cache)
         await cache.set("{tag}k", "old")
         assert await cache.get("{tag}k") == "old"
@@ -264,7 +265,8 @@ async def test_copies_follow_a_promoted_replica(cluster: ClusterDeployment) -> N
 @on_asyncio_and_trio
 async def test_no_copy_is_left_behind_by_slots_that_move(cluster: ClusterDeployment) -> None:
     """Two instances and a plain client write all the while; afterwards every copy is what Redis has."""
-    async with mesh(cluster.url, cluster.url, codec="text", near_cache="serve") as (one, two):
+    options = {"codec": "text", "near_cache": "serve", "op_timeout": PATIENCE}
+    async with mesh(cluster.url, cluster.url, **options) as (one, two):
         await tracking(one, two)
         source, target = cluster.masters[1], cluster.masters[2]
         slots = sorted({key_slot(f"test:{key}".encode()) for key in KEYS})
