@@ -478,10 +478,6 @@ class MemoryTier:
 
     # -- copies of what Redis has, kept while it answers; ``near`` says when
 
-    def without_copy(self, found: Mapping[str, bytes], ttl: float) -> list[str]:
-        """Redis has these values: the keys of those of which there is no such copy with about so many seconds to live."""
-        return self.store.without_copy(found, ttl, self._now)
-
     def keep(self, key: str, value: bytes, ttl: float, *, newest: bool = False, ttl_known: bool = False) -> bool:
         """Redis has this value.  Not kept where a stamped write is known of the key, or one that Redis does not have yet.
 

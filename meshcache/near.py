@@ -36,6 +36,7 @@ What may not enter: I/O, a clock, tasks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from .glob import MATCH_ALL
 from .memory import MemoryTier
@@ -45,6 +46,10 @@ __all__ = ["MAX_REMEMBERED", "Near"]
 
 MAX_REMEMBERED = 8192
 """Of so many keys the last change is remembered; more than usually change while one read is under way."""
+
+
+_NEARLY_SAME: Final = 1.0
+"""In seconds: a copy is not made anew to live this little longer."""
 
 
 class Near:
@@ -62,6 +67,8 @@ class Near:
         hits: reads answered from a copy while Redis answered.
         invalidated: copies that Redis' invalidations took out.
         dropped: how often all copies had to go.
+        touch_copy: of a key and what a read has found: the copy, if there is one and it has that value; it becomes the most
+            recently used entry.
     """
 
     def __init__(self, memory: MemoryTier, stale_ttl: float, *, serves: bool) -> None:
@@ -70,7 +77,9 @@ class Near:
         self.invalidated = 0
         self.dropped = 0
         self._memory = memory
-        self._touch_copy, self._now = memory.store.touch_copy, memory.now
+        self._keep, self._now = memory.keep, memory.now
+        self._drop_copy = memory.store.drop_copy
+        self.touch_copy = memory.store.touch_copy  # by itself: it is called at each read
         self._stale_ttl = stale_ttl
         self._serves = serves
         self._tracked = self._redis_answers = False
@@ -103,13 +112,13 @@ class Near:
             value: what was read; None for a miss.
             begun: what the counter was before the read was sent.
         """
-        if value is not None and self.is_open and self._touch_copy(key, value, self._stale_ttl, self._now):
-            return  # the usual case: a key that is read again and again
+        if value is not None and (copy := self.touch_copy(key, value)) is not None and self._will_last(copy):
+            return
         if begun < self._floor or self._changed.get(key, 0) > begun or key in self._writing or not self.is_open:
             return
         if value is None:
-            self._memory.store.drop_copy(key)
-        elif not self._memory.keep(key, value, self._stale_ttl):
+            self._drop_copy(key)
+        elif not self._keep(key, value, self._stale_ttl):
             self._change(key)  # another read found another value
 
     def fill_all(self, keys: Iterable[str], found: Mapping[str, bytes], begun: int) -> None:
@@ -120,12 +129,15 @@ class Near:
             found: the values.
             begun: as there.
         """
-        if self.is_open:
-            for key in self._memory.without_copy(found, self._stale_ttl):
-                self.fill(key, found[key], begun)
-            for key in keys:
-                if key not in found:
-                    self.fill(key, None, begun)
+        if not self.is_open:
+            return
+        for key, value in found.items():
+            copy = self.touch_copy(key, value)
+            if copy is None or not copy.ttl_known:
+                self.fill(key, value, begun)
+        for key in keys:
+            if key not in found:
+                self.fill(key, None, begun)
 
     # -- own writes
 
@@ -139,13 +151,14 @@ class Near:
         self.counter = number = self.counter + 1
         for key in keys:
             if drop:
-                self._memory.store.drop_copy(key)
-            under_way = self._writing.get(key)
-            if under_way is None:
-                self._writing[key] = [1, number]
-            else:
-                under_way[0] += 1
-                under_way[1] = number
+                self._drop_copy(key)
+            self._begin(key, number)
+        return number
+
+    def writing_one(self, key: str) -> int:
+        """:meth:`writing` of one key, whose copy stays until then; to be followed by :meth:`wrote_one`, or :meth:`failed`."""
+        self.counter = number = self.counter + 1
+        self._begin(key, number)
         return number
 
     def wrote(self, keys: Iterable[str], number: int, values: Mapping[str, bytes], ttl: float | None) -> None:
@@ -157,20 +170,24 @@ class Near:
             values: what was written, for those keys of which there is a value now.
             ttl: its time to live in seconds; None for ever.
         """
-        lifetime = self._stale_ttl if ttl is None else ttl
-        safe = self.is_open and number > self._floor
         for key in keys:
-            value = values.get(key)
-            if safe and value is not None and self._writing[key][1] == number and self._changed.get(key, 0) < number:
-                self._memory.keep(key, value, lifetime, newest=True, ttl_known=ttl is not None)
-            else:
-                self._memory.store.drop_copy(key)
-            self._end(key, number)
+            self.wrote_one(key, number, values.get(key), ttl)
+
+    def wrote_one(self, key: str, number: int, value: bytes | None, ttl: float | None) -> None:
+        """:meth:`wrote` of one key; ``value`` is None if there is none now, or it is not known."""
+        is_newest = number > self._floor and self._writing[key][1] == number and self._changed.get(key, 0) < number
+        if value is None or not is_newest or not self.is_open:
+            self._drop_copy(key)
+        elif ttl is None:
+            self._keep(key, value, self._stale_ttl, newest=True)
+        else:
+            self._keep(key, value, ttl, newest=True, ttl_known=True)
+        self._end(key, number)
 
     def failed(self, keys: Iterable[str], number: int) -> None:
         """The write has ended, and who knows how."""
         for key in keys:
-            self._memory.store.drop_copy(key)
+            self._drop_copy(key)
             self._end(key, number)
 
     def forget(self, pattern: str = MATCH_ALL) -> None:
@@ -196,7 +213,7 @@ class Near:
             return
         for key in keys:
             self._change(key)
-            self.invalidated += self._memory.store.drop_copy(key)
+            self.invalidated += self._drop_copy(key)
 
     def track(self) -> None:
         """The tracked connection is there: from now on every change is told."""
@@ -219,12 +236,25 @@ class Near:
 
     # -- inside
 
+    def _will_last(self, copy: Entry) -> bool:
+        """Whether it lives about as long as one that would be made now."""
+        return copy.ttl_known or self._now() + self._stale_ttl < copy.expires_at + _NEARLY_SAME
+
+    def _begin(self, key: str, number: int) -> None:
+        """An own write of a key has begun."""
+        under_way = self._writing.get(key)
+        if under_way is None:
+            self._writing[key] = [1, number]
+        else:
+            under_way[0] += 1
+            under_way[1] = number
+
     def _end(self, key: str, number: int) -> None:
         """An own write of a key has ended."""
         if number > self._tracked_since:  # otherwise it is not among those counted
             under_way = self._writing[key]
-            under_way[0] -= 1
-            if under_way[0]:
+            if under_way[0] > 1:
+                under_way[0] -= 1
                 return
             del self._writing[key]
         self._change(key)
@@ -241,8 +271,9 @@ class Near:
         self.block()
 
     def _change(self, key: str) -> None:
-        self.counter += 1
-        self._changed.pop(key, None)
-        self._changed[key] = self.counter
-        if len(self._changed) > MAX_REMEMBERED:
-            self._floor = max(self._floor, self._changed.pop(next(iter(self._changed))))
+        changed = self._changed
+        self.counter = number = self.counter + 1
+        changed.pop(key, None)
+        changed[key] = number
+        if len(changed) > MAX_REMEMBERED:
+            self._floor = max(self._floor, changed.pop(next(iter(changed))))

@@ -44,8 +44,6 @@ NOT_DECODED: Final = object()
 _SPARE_SECONDS = 64
 _FOR_ROOM = 16
 """So many entries are looked at for what goes anyway before one is given up that stays."""
-_NEARLY_SAME = 1.0
-"""In seconds: a copy is not written anew to live this little longer."""
 
 
 class Sweep:
@@ -329,43 +327,13 @@ class Store:
         entries.move_to_end(key)
         return entry
 
-    def without_copy(self, found: Mapping[str, bytes], ttl: float, now: Callable[[], float]) -> list[str]:
-        """:meth:`touch_copy` for many keys; those of them for which it is not so."""
-        entries = self._entries
-        without: list[str] = []
-        for key, value in found.items():
-            entry = entries.get(key)
-            if (
-                entry is not None
-                and entry.value == value
-                and entry.ttl_known
-                and not entry.stamp
-                and not self._sweeping
-            ):
-                entries.move_to_end(key)
-            elif not self.touch_copy(key, value, ttl, now):
-                without.append(key)
-        return without
-
-    def touch_copy(self, key: str, value: bytes, ttl: float, now: Callable[[], float]) -> bool:
-        """Whether there is a copy with this value, and about so many seconds to live; makes it the most recently used entry.
-
-        Args:
-            key: the key.
-            value: what Redis has.
-            ttl: how long a copy made now would live.
-            now: this moment; asked only where that matters, since this is called at each read of Redis.
-        """
+    def touch_copy(self, key: str, value: bytes) -> Entry | None:
+        """The copy, if there is one and it has this value, which Redis has; makes it the most recently used entry."""
         entry = self._find(key) if self._sweeping else self._entries.get(key)
-        if (
-            entry is None
-            or entry.stamp
-            or entry.value != value
-            or not (entry.ttl_known or now() + ttl < entry.expires_at + _NEARLY_SAME)
-        ):
-            return False
+        if entry is None or entry.stamp or entry.value != value:
+            return None
         self._entries.move_to_end(key)
-        return True
+        return entry
 
     def put_copy(
         self, key: str, value: bytes, expires_at: float, *, now: float, newest: bool = False, ttl_known: bool = False
@@ -383,7 +351,7 @@ class Store:
         Returns:
             False if there was a copy with another value, and it is not known which is newer: both go.
         """
-        old = self._find(key)
+        old = self._find(key) if self._sweeping else self._entries.get(key)
         if old is None:
             self._add_copy(key, value, expires_at, ttl_known=ttl_known, now=now)
         elif old.stamp:
@@ -391,7 +359,15 @@ class Store:
         elif newest or old.value == value:
             self._entries.move_to_end(key)
             if newest or not old.ttl_known:
-                self._replace_copy(key, old, value, expires_at, ttl_known=ttl_known)
+                growth = ENTRY_OVERHEAD_BYTES + len(key) + len(value) - old.size
+                old.value, old.expires_at, old.ttl_known, old.decoded = value, expires_at, ttl_known, NOT_DECODED
+                if expires_at == inf or int(expires_at) + 1 != old._due:
+                    self._calendar.remove(key, old._due)
+                    old._due = self._calendar.add(key, expires_at)
+                if growth:
+                    old.size += growth
+                    self.bytes += growth
+                    self._make_room_for_copy(key, old)
         else:
             self._drop(key, old)
             return False
@@ -484,18 +460,6 @@ class Store:
         self.copies += 1
         self.bytes += size
         self._make_room_for_copy(key, entry)
-
-    def _replace_copy(self, key: str, entry: Entry, value: bytes, expires_at: float, *, ttl_known: bool) -> None:
-        growth = ENTRY_OVERHEAD_BYTES + len(key) + len(value) - entry.size
-        entry.value, entry.expires_at, entry.ttl_known = value, expires_at, ttl_known
-        entry.decoded = NOT_DECODED
-        entry.size += growth
-        self.bytes += growth
-        if int(expires_at) + 1 != entry._due:
-            self._calendar.remove(key, entry._due)
-            entry._due = self._calendar.add(key, expires_at)
-        if growth > 0:
-            self._make_room_for_copy(key, entry)
 
     def _make_room_for_copy(self, key: str, entry: Entry) -> None:
         while self._is_full():

@@ -65,16 +65,11 @@ class RedisTier:
         If the connection breaks and only the reply is lost, the second try answers: with ``nx`` False, then, although
         this call wrote the key.  It is never True without that.
         """
-        command = self._set_command(key, value, ttl_ms)
-        if nx:
-            command = (*command, "NX")
-        if xx:
-            command = (*command, "XX")
-        return await self.link.execute(*command) is not None
+        return await self.link.execute(*self.set_command(key, value, ttl_ms, nx=nx, xx=xx)) is not None
 
     async def set_many(self, values: Mapping[str, bytes], ttl_ms: int | None) -> None:
         """Write all of them, in pipelines of bounded size."""
-        for commands in pipelines(self._set_command(key, value, ttl_ms) for key, value in values.items()):
+        for commands in pipelines(self.set_command(key, value, ttl_ms) for key, value in values.items()):
             _raise_refused(await self.link.execute_many(commands))
 
     async def delete(self, keys: Sequence[str]) -> int:
@@ -136,9 +131,15 @@ class RedisTier:
     async def _sum(self, command: str, keys: Sequence[str]) -> int:
         return sum([int(await self.link.execute(command, *map(self.name, some))) for some in _portions(keys)])
 
-    def _set_command(self, key: str, value: bytes, ttl_ms: int | None) -> Command:
+    def set_command(self, key: str, value: bytes, ttl_ms: int | None, *, nx: bool = False, xx: bool = False) -> Command:
+        """The command of a :meth:`set`; its reply is nil if ``nx`` or ``xx`` forbade it."""
         name = self.name(key)
-        return ("SET", name, value) if ttl_ms is None else ("SET", name, value, "PX", ttl_ms)
+        command: Command = ("SET", name, value) if ttl_ms is None else ("SET", name, value, "PX", ttl_ms)
+        if nx:
+            command = (*command, "NX")
+        if xx:
+            command = (*command, "XX")
+        return command
 
 
 def scan_pages(link: Link, names: Names, pattern: str) -> AsyncIterator[list[bytes]]:

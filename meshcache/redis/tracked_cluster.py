@@ -21,7 +21,7 @@ from typing import Any
 
 import anyio
 
-from ..errors import Unavailable
+from ..errors import RedisCommandError, Unavailable
 from .cluster_link import ClusterLink
 from .link import Command, Identity, Redirected, no_answer
 from .names import Names
@@ -56,6 +56,13 @@ class TrackedCluster:
     def is_open(self) -> bool:
         """Whether all of them are."""
         return all(connection.is_open for connection in self.connections.values())
+
+    async def execute(self, command: Command) -> Any:
+        """One command; see :meth:`~meshcache.redis.tracking.TrackedConnection.execute`."""
+        (reply,) = await self.call([command])
+        if isinstance(reply, RedisCommandError):
+            raise reply
+        return reply
 
     async def call(self, commands: Sequence[Command]) -> list[Any]:
         """One pipeline for each node; see :meth:`~meshcache.redis.tracking.TrackedConnection.call`."""

@@ -17,7 +17,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, Final, Protocol, cast
 
 import anyio
@@ -30,7 +30,7 @@ from ..errors import RedisCommandError, Unavailable
 from ..loops import on_trio
 from .link import Argument, ClientId, Command, Identity, Link, Redirected, Shard, no_answer, outage, refusal
 from .names import Names
-from .packed_link import pack_all
+from .packed_link import pack, pack_all
 from .tls import Tls
 from .url import Endpoint
 
@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 _INCOMPLETE: Final = object()
+_Push: Final = hiredis.PushNotification
 _RECEIVE_BYTES: Final = 65_536
 _ROUND_TRIPS: Final = 2
 """So many pieces are under way at once.  One would double the time of a write where the network takes longer than Python;
@@ -77,6 +78,10 @@ class Tracked(Protocol):
     @property
     def is_open(self) -> bool:
         """Whether requests may be sent."""
+        ...
+
+    async def execute(self, command: Command) -> Any:
+        """One command; as :meth:`call`, but a ``RedisCommandError`` is raised."""
         ...
 
     async def call(self, commands: Sequence[Command]) -> list[Any]:
@@ -112,19 +117,19 @@ class Way(Protocol):
         ...
 
 
-class _Request(ABC):
-    """Commands that were sent together and wait for their replies."""
+class _Request(Protocol):
+    """Commands that were sent together.  Whoever awaits it goes on once it has ended, or is late."""
 
-    __slots__ = ("count", "replies", "then")
+    count: int
+    replies: list[Any]
+    then: tuple[Callable[[], None], ...]
+    is_late: bool
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.replies: list[Any] = []
-        self.then: list[Callable[[], None]] = []
-
-    @abstractmethod
     def end(self) -> None:
         """All replies are there, or none will come any more: let the caller go on."""
+        ...
+
+    def __await__(self) -> Generator[Any, None, None]: ...
 
 
 class TrackedConnection(ABC):
@@ -158,24 +163,21 @@ class TrackedConnection(ABC):
             it ends in the same way, with the very same exception.
             Broken: the connection broke by itself.
         """
-        try:
-            replies = await self._call(pack_all(commands), len(commands))
-        except Unavailable as outage:
-            self._give_up(outage)
-            raise
-        except Broken:
-            if self._given_up is not None:
-                # What was sent here may still arrive: a second try would be overtaken by the first.
-                raise self._given_up from None
-            raise
-        for i, reply in enumerate(replies):
-            if isinstance(reply, hiredis.ReplyError):
-                meaning = refusal(str(reply), self._server)
-                if isinstance(meaning, Unavailable) and not (self.in_cluster and isinstance(meaning, Redirected)):
-                    self._give_up(meaning)
-                    raise meaning
-                replies[i] = meaning
-        return replies
+        request = self._send(pack_all(commands), len(commands))
+        await request
+        return self._replies_to(request)
+
+    async def execute(self, command: Command) -> Any:
+        """One command; as :meth:`call`, but a ``RedisCommandError`` is raised."""
+        request = self._send(pack(command), 1)
+        await request
+        replies = request.replies
+        if replies and type(replies[0]) is not hiredis.ReplyError:
+            return replies[0]
+        (reply,) = self._replies_to(request)
+        if isinstance(reply, RedisCommandError):
+            raise reply
+        return reply
 
     async def check(self) -> None:
         """Ask whether it lives.  Raises as :meth:`call`."""
@@ -184,7 +186,7 @@ class TrackedConnection(ABC):
     def when_answered(self, then: Callable[[], None]) -> None:
         """Call this once everything sent so far has its reply; never, if the connection breaks before."""
         if self._requests:
-            self._requests[-1].then.append(then)
+            self._requests[-1].then += (then,)
         elif self.is_open:
             then()
 
@@ -201,7 +203,31 @@ class TrackedConnection(ABC):
         """Returns once the connection is closed; must be running for anything to be received."""
 
     @abstractmethod
-    async def _call(self, request: bytes, count: int) -> list[Any]: ...
+    def _send(self, commands: bytes, count: int) -> _Request:
+        """Send so many commands, now or with those that others send in the same turn."""
+
+    def _broken(self) -> Exception:
+        """What to raise where no reply will come.  What was sent before the connection was given up may still arrive: a second
+        try would be overtaken by the first."""
+        return Broken() if self._given_up is None else self._given_up
+
+    def _replies_to(self, request: _Request) -> list[Any]:
+        """The replies to what has been sent, with errors sorted out."""
+        replies = request.replies
+        if len(replies) < request.count:
+            if request.is_late:
+                outage = no_answer(self._timeout, self._server)
+                self._give_up(outage)
+                raise outage
+            raise self._broken()
+        for i, reply in enumerate(replies):
+            if isinstance(reply, hiredis.ReplyError):
+                meaning = refusal(str(reply), self._server)
+                if isinstance(meaning, Unavailable) and not (self.in_cluster and isinstance(meaning, Redirected)):
+                    self._give_up(meaning)
+                    raise meaning
+                replies[i] = meaning
+        return replies
 
     def _give_up(self, outage: Unavailable) -> None:
         if self._given_up is None:
@@ -209,24 +235,22 @@ class TrackedConnection(ABC):
             self.abort()
 
     def _received(self, data: bytes) -> None:
+        requests, gets = self._requests, self._reader.gets
         try:
             self._reader.feed(data)
-            while (reply := self._reader.gets()) is not _INCOMPLETE:
-                if isinstance(reply, hiredis.PushNotification):
+            while (reply := gets()) is not _INCOMPLETE:
+                if type(reply) is _Push:
                     self._pushed(reply)
-                else:
-                    self._answered(reply)
+                    continue
+                request = requests[0]
+                request.replies.append(reply)
+                if len(request.replies) == request.count:
+                    requests.popleft()
+                    request.end()
+                    for then in request.then:
+                        then()
         except (hiredis.ProtocolError, IndexError):  # not RESP3, or more replies than requests
             self.abort()
-
-    def _answered(self, reply: Any) -> None:
-        request = self._requests[0]
-        request.replies.append(reply)
-        if len(request.replies) == request.count:
-            self._requests.popleft()
-            request.end()
-            for then in request.then:
-                then()
 
     def _pushed(self, message: list[Any]) -> None:
         if message[0] != b"invalidate":
@@ -247,7 +271,8 @@ class TrackedConnection(ABC):
     def _ended(self) -> None:
         """The connection is gone: nobody who waits will get a reply."""
         self._close()
-        requests, self._requests = self._requests, deque()
+        requests = list(self._requests)
+        self._requests.clear()
         for request in requests:
             request.end()
 
@@ -275,19 +300,23 @@ class TrackedLink:
         connection = self.connection
         if connection is None or not connection.is_open:
             return await self._other.execute(*command)
-        reply = (await self._call(connection, [command]))[0]
-        if isinstance(reply, RedisCommandError):
-            raise reply
-        return reply
+        start = time.monotonic()
+        self.in_flight += 1
+        try:
+            return await connection.execute(command)
+        except Broken:
+            pass
+        finally:
+            self.in_flight -= 1
+        with anyio.move_on_after(self._timeout - (time.monotonic() - start)):
+            return await self._other.execute(*command)
+        raise no_answer(self._timeout, self._server)
 
     async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
         """One pipeline; see :class:`~meshcache.redis.link.Link`."""
         connection = self.connection
         if connection is None or not connection.is_open or not commands:
             return await self._other.execute_many(commands)
-        return await self._call(connection, commands)
-
-    async def _call(self, connection: Tracked, commands: Sequence[Command]) -> list[Any]:
         start = time.monotonic()
         self.in_flight += 1
         try:
@@ -411,18 +440,20 @@ async def start_tracking(
             raise reply
 
 
-class _FutureRequest(_Request):
-    __slots__ = ("began", "is_late", "waiter")
+class _FutureRequest(asyncio.Future[None]):
+    """A :class:`_Request` on asyncio."""
 
-    def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(count)
-        self.waiter: asyncio.Future[None] = loop.create_future()
-        self.began = loop.time()
-        self.is_late = False
+    __slots__ = ("began", "count", "is_late", "replies", "then")
+
+    count: int
+    replies: list[Any]
+    then: tuple[Callable[[], None], ...]
+    began: float
+    is_late: bool
 
     def end(self) -> None:
-        if not self.waiter.done():
-            self.waiter.set_result(None)
+        if not self.done():  # its caller may have gone away
+            self.set_result(None)
 
 
 async def _login(endpoint: Endpoint, timeout: float) -> tuple[str, ...]:
@@ -466,26 +497,23 @@ class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def _call(self, request: bytes, count: int) -> list[Any]:
-        transport = self._transport
+    def _send(self, commands: bytes, count: int) -> _FutureRequest:
+        transport, loop, requests, unsent = self._transport, self._loop, self._requests, self._unsent
         if transport is None or not self.is_open or transport.is_closing():
-            raise Broken
-        waiting = _FutureRequest(count, self._loop)
-        is_alone = not self._requests
-        self._requests.append(waiting)
-        self._unsent.append(request)
+            raise self._broken()
+        request = _FutureRequest(loop=loop)
+        request.count, request.replies, request.then = count, [], ()
+        request.began, request.is_late = loop.time(), False
+        is_alone = not requests
+        requests.append(request)
+        unsent.append(commands)
         if is_alone:
             self._flush()
-        elif len(self._unsent) == 1:
-            self._loop.call_soon(self._flush)
+        elif len(unsent) == 1:
+            loop.call_soon(self._flush)
         if self._timer is None:
-            self._watch(waiting)
-        await waiting.waiter
-        if len(waiting.replies) < count:
-            if waiting.is_late:
-                raise no_answer(self._timeout, self._server)
-            raise Broken
-        return waiting.replies
+            self._watch(request)
+        return request
 
     def _flush(self) -> None:
         """Send what was asked in one turn of the event loop, in one piece; so few at a time that the next is large, too."""
@@ -505,7 +533,7 @@ class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
         self._timer = None
         now = self._loop.time()
         for request in cast("deque[_FutureRequest]", self._requests):
-            if request.waiter.done():
+            if request.done():
                 continue  # its caller went away
             if (
                 request.began + self._timeout > now
@@ -533,15 +561,24 @@ class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
         self._closed.set()
 
 
-class _EventRequest(_Request):
-    __slots__ = ("answered",)
+class _EventRequest:
+    """A :class:`_Request` on any event loop."""
 
-    def __init__(self, count: int) -> None:
-        super().__init__(count)
-        self.answered = anyio.Event()
+    def __init__(self, count: int, timeout: float) -> None:
+        self.count = count
+        self.replies: list[Any] = []
+        self.then: tuple[Callable[[], None], ...] = ()
+        self.is_late = False
+        self._timeout = timeout
+        self._has_ended = anyio.Event()
 
     def end(self) -> None:
-        self.answered.set()
+        self._has_ended.set()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        with anyio.move_on_after(self._timeout) as scope:  # noqa: ASYNC100 - what is waited for here waits
+            yield from self._has_ended.wait().__await__()
+        self.is_late = scope.cancelled_caught
 
 
 class _StreamConnection(TrackedConnection):
@@ -558,10 +595,18 @@ class _StreamConnection(TrackedConnection):
         else:
             self._stream = await anyio.connect_tcp(endpoint.host, endpoint.port)
         if endpoint.scheme == "rediss":
-            context = await to_thread.run_sync(tls.load)
-            self._stream = await TLSStream.wrap(
-                self._stream, server_side=False, hostname=endpoint.host, ssl_context=context, standard_compatible=False
-            )
+            try:
+                context = await to_thread.run_sync(tls.load)
+                self._stream = await TLSStream.wrap(
+                    self._stream,
+                    server_side=False,
+                    hostname=endpoint.host,
+                    ssl_context=context,
+                    standard_compatible=False,
+                )
+            except BaseException:
+                await anyio.aclose_forcefully(self._stream)  # nobody else would
+                raise
         self.is_open = True
 
     async def run(self) -> None:
@@ -569,7 +614,7 @@ class _StreamConnection(TrackedConnection):
         try:
             with self._scope:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._send)
+                    tasks.start_soon(self._send_all)
                     await self._receive()
         finally:
             self._ended()
@@ -579,19 +624,14 @@ class _StreamConnection(TrackedConnection):
         self._close()
         self._scope.cancel()
 
-    async def _call(self, request: bytes, count: int) -> list[Any]:
+    def _send(self, commands: bytes, count: int) -> _EventRequest:
         if not self.is_open:
-            raise Broken
-        waiting = _EventRequest(count)
-        self._requests.append(waiting)
-        self._unsent.append(request)
+            raise self._broken()
+        request = _EventRequest(count, self._timeout)
+        self._requests.append(request)
+        self._unsent.append(commands)
         self._work.set()
-        with anyio.move_on_after(self._timeout):
-            await waiting.answered.wait()
-            if len(waiting.replies) < count:
-                raise Broken
-            return waiting.replies
-        raise no_answer(self._timeout, self._server)
+        return request
 
     async def _receive(self) -> None:
         assert self._stream is not None
@@ -601,7 +641,7 @@ class _StreamConnection(TrackedConnection):
         except _GONE:
             self.abort()
 
-    async def _send(self) -> None:
+    async def _send_all(self) -> None:
         """What was asked meanwhile goes out in one piece.  A task of its own: no caller that is cancelled leaves half a
         command behind."""
         assert self._stream is not None

@@ -45,6 +45,9 @@ class NearTier:
             reads.misses += 1
         else:
             reads.hits += 1
+            copy = near.touch_copy(key, value)
+            if copy is not None and copy.ttl_known:
+                return value  # the usual case: a key that is read again and again
         near.fill(key, value, begun)
         return value
 
@@ -66,13 +69,14 @@ class NearTier:
     async def set(self, key: str, value: bytes, ttl_ms: int | None, *, nx: bool = False, xx: bool = False) -> bool:
         """True if written.  If not, the copy is gone all the same: it may not be what Redis has."""
         near = self._near
-        number = near.writing((key,), drop=False)
-        try:  # as in settled(), a coroutine less
-            written = await self._writes.set(key, value, ttl_ms, nx=nx, xx=xx)
+        number = near.writing_one(key)
+        try:  # as in settled() and RedisTier.set, two coroutines less
+            reply = await self._link.execute(*self._writes.set_command(key, value, ttl_ms, nx=nx, xx=xx))
         except BaseException:
             fail(near, self._link, (key,), number)
             raise
-        near.wrote((key,), number, {key: value} if written else {}, _seconds(ttl_ms))
+        written = reply is not None
+        near.wrote_one(key, number, value if written else None, None if ttl_ms is None else ttl_ms / 1000)
         return written
 
     async def set_many(self, values: Mapping[str, bytes], ttl_ms: int | None) -> None:

@@ -175,6 +175,17 @@ def test_expire_gives_a_new_time_to_live_and_tells_the_value_with_it(instance: I
     assert run(tier.ttl_ms("key")) == NO_EXPIRY
 
 
+def test_a_copy_of_what_redis_has_may_be_told_to_stay_for_ever_and_then_to_go(
+    instance: Instance, tier: MemoryTier
+) -> None:
+    tier.keep("key", b"value", 60.0)
+    for ttl_ms, left in ((None, NO_EXPIRY), (None, NO_EXPIRY), (5_000, 5_000)):
+        assert run(tier.expire("key", ttl_ms)) is True
+        assert run(tier.ttl_ms("key")) == left
+    instance.now += 5
+    assert run(tier.get("key")) is None
+
+
 def test_expire_of_what_is_not_there_tells_nobody(instance: Instance, tier: MemoryTier) -> None:
     run(tier.set("expired", b"1", 1))
     instance.now += 1

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import socket
 from collections.abc import Callable, Iterator
 
+import anyio
 import anyio.to_thread
 import pytest
 
 from meshcache.errors import Unavailable
-from meshcache.redis.link import Link
+from meshcache.redis.link import Identity, Link
 from meshcache.redis.names import Names, key_slot
 from meshcache.redis.probe import probe
 from meshcache.redis.tier import RedisTier
+from meshcache.redis.tls import Tls
+from meshcache.redis.tracking import open_tracked
+from meshcache.redis.url import Endpoint, parse_url
 from meshcache.testing.deployments import ClusterDeployment, SentinelDeployment
 from meshcache.testing.server import Certificates, RedisServer
 from tests.io.certificates import client_options
@@ -140,3 +146,28 @@ async def test_a_master_dies(servers: Deployment, opened: Opened) -> None:
     await eventually(follows, 20)
     await anyio.to_thread.run_sync(servers.heal)
     assert replica.client().get("k") == b"w"
+
+
+async def test_a_handshake_that_nobody_answers_leaves_no_socket_behind() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = parse_url(f"rediss://127.0.0.1:{silent.getsockname()[1]}")
+        assert isinstance(endpoint, Endpoint)
+        with pytest.raises(Unavailable, match=r"did not answer within 0\.2 s"):
+            await open_tracked(endpoint, Tls(endpoint.tls), Names("gw"), Nobody(), Identity(endpoint.name), timeout=0.2)
+        gc.collect()  # a socket that was forgotten is an error now
+        await anyio.sleep(0)
+        accepted, _ = silent.accept()
+        with accepted:
+            accepted.settimeout(5.0)
+            while accepted.recv(65_536):
+                pass
+
+
+class Nobody:
+    """A listener that is told nothing."""
+
+    def invalidate(self, keys: list[str] | None) -> None:
+        raise AssertionError
+
+    def lose_track(self) -> None:
+        raise AssertionError
