@@ -268,16 +268,21 @@ class MemoryTier:
                 self.store.apply(op, now)
                 self._mark(op, foreign=False)
 
-    def remember(self, ops: Iterable[Op]) -> None:
+    def remember(self, ops: Iterable[Op], expires_at: Callable[[str], float]) -> None:
         """Redis is gone, and had these writes of this instance: older ones of peers must not be taken for the newest.
 
         The value of a key is that of the copy of what Redis has, if there is one.
+
+        Args:
+            ops: what was written, as invalidations.
+            expires_at: when the value of a key expires, if that is known: the copy may be one that was read.
         """
         now = self._now()
         for op in ops:
             entry = self.store.peek(op.key, now)
             if entry is not None and not entry.stamp and entry.value is not None:
-                op = Op(Kind.SET, op.key, op.stamp, entry.value, entry.expires_at)  # noqa: PLW2901
+                ends = min(entry.expires_at, expires_at(op.key))
+                op = Op(Kind.SET, op.key, op.stamp, entry.value, ends)  # noqa: PLW2901
             self.store.apply(op, now)
 
     # -- increments that go to Redis

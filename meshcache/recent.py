@@ -22,6 +22,7 @@ class _Change(NamedTuple):
     at: float
     stamp: Stamp
     fenced: bool = False
+    expires_at: float = inf
 
 
 class Recent:
@@ -39,11 +40,22 @@ class Recent:
         self._laid: OrderedDict[str, float] = OrderedDict()
         self._own_since = self._others_since = -inf  # of everything after this moment there is a record
 
-    def wrote(self, key: str, stamp: Stamp, now: float, *, fenced: bool = False) -> None:
-        """This instance changed a key in Redis, plainly or under the fence; or it brought something older there, for others."""
+    def wrote(self, key: str, stamp: Stamp, now: float, *, fenced: bool = False, expires_at: float = inf) -> None:
+        """This instance changed a key in Redis, plainly or under the fence; or it brought something older there, for others.
+
+        Args:
+            key: the key.
+            stamp: that of the write.
+            now: this moment.
+            fenced: whether Redis has the stamp.
+            expires_at: when the value expires there, as far as that is known.
+        """
         own = self._own
         known = own.get(key)
-        own[key] = _Change(now, stamp, fenced) if known is None or known.stamp <= stamp else known._replace(at=now)
+        if known is None or known.stamp <= stamp:
+            own[key] = _Change(now, stamp, fenced, expires_at)
+        else:
+            own[key] = known._replace(at=now)
         own.move_to_end(key)
         if len(own) > self._limit:
             self._own_since = own.popitem(last=False)[1].at
@@ -97,6 +109,11 @@ class Recent:
     def fenced_since(self, moment: float) -> list[Op]:
         """Those of them that were stamped, so that peers know of them."""
         return [op for op in self.own_since(moment) if op.kind is not Kind.SWEEP and self._own[op.key].fenced]
+
+    def expires_at(self, key: str) -> float:
+        """When the value expires that this instance wrote last to a key; ``inf``: never, or that is not known."""
+        change = self._own.get(key)
+        return inf if change is None else change.expires_at
 
     def all_since(self, moment: float, stamp_at: Callable[[float], Stamp]) -> list[Op]:
         """What anybody changed since then, as far as this instance knows, as something to forget.

@@ -68,7 +68,8 @@ class Briefing:
         for op in self._recent.own_since(since):
             copy = None if op.kind is Kind.SWEEP or self._is_writing(op.key) else self._store.peek(op.key, now)
             if copy is not None and not copy.stamp and copy.value is not None:
-                op = Op(Kind.SET, op.key, op.stamp, copy.value, copy.expires_at)  # noqa: PLW2901
+                expires_at = min(copy.expires_at, self._recent.expires_at(op.key))
+                op = Op(Kind.SET, op.key, op.stamp, copy.value, expires_at)  # noqa: PLW2901
             self._publish(op)
 
     def tell_dirty(self, after: float = 0.0) -> None:

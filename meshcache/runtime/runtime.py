@@ -365,7 +365,8 @@ class Runtime:
         if change.old is Mode.REDIS:
             self._lost_at = self._now()
             self.memory.counters.redis_lost(self._lost_at)
-            self.memory.remember(self._recent.fenced_since(self._lost_at - self._options.forget_after))
+            since = self._lost_at - self._options.forget_after
+            self.memory.remember(self._recent.fenced_since(since), self._recent.expires_at)
         if change.new is Mode.MEMORY:
             self._expect(None)  # whichever answers the next probe
         self.near.follow(redis_answers=change.new is Mode.REDIS)
@@ -421,7 +422,8 @@ class Runtime:
         if op.kind is Kind.SWEEP:
             self._recent.swept(op.key, op.stamp, self._now())
         elif not is_share(op.key):
-            self._recent.wrote(op.key, op.stamp, self._now(), fenced=True)
+            expires_at = op.expires_at if op.kind is Kind.SET else inf
+            self._recent.wrote(op.key, op.stamp, self._now(), fenced=True, expires_at=expires_at)
 
     def _others_changed(self, keys: list[str] | None) -> None:
         """Redis told of changes that others made."""

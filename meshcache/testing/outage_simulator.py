@@ -229,6 +229,7 @@ class OutageSimulation:
                 self._forgotten.append((self._world.start + fault.saved_at, self._world.now + _LOOKED_WITHIN))
                 self._server.start(self._snapshots[fault], loads_for=fault.loads_for)
             case _:
+                self._forgotten.append((-inf, self._world.now + _LOOKED_WITHIN))
                 self._server.start()
 
     def _mend(self, fault: Fault, instance: Instance) -> None:

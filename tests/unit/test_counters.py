@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from math import inf
 from typing import Any
 
 import pytest
@@ -622,10 +623,10 @@ def test_nor_from_before_what_it_is_reminded_of(one: Counting) -> None:
     (written,) = one.told()
     one.store.clear()
     counted_in_redis(one, 57, 10_000)
-    one.tier.remember([written._replace(kind=Kind.INVALIDATE, value=b"")])
+    one.tier.remember([written._replace(kind=Kind.INVALIDATE, value=b"")], lambda key: inf)
     assert one.count() == 58
     later = one.tier.draft(Kind.INVALIDATE, "hits")
-    one.tier.remember([later])
+    one.tier.remember([later], lambda key: inf)
     assert one.count() == 1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from meshcache.recent import Recent
 from meshcache.stamp import Kind, Op, Stamp, make_stamp
 
@@ -65,6 +67,15 @@ def test_what_others_changed_counts_for_a_server_that_forgot_but_is_not_told_to_
     assert {op.key: op.stamp for op in recent.all_since(0.0, stamp)} == {
         "own": stamp(2), "theirs": stamp(3), "old": stamp(2)
     }  # fmt: skip
+
+
+def test_when_what_was_written_last_expires_is_remembered() -> None:
+    recent = Recent(100)
+    recent.wrote("a", stamp(1), 1.0, fenced=True, expires_at=9.0)
+    recent.wrote("a", stamp(0), 2.0, fenced=True, expires_at=5.0)  # something older, for others
+    assert recent.expires_at("a") == 9.0
+    recent.wrote("a", stamp(3), 3.0)
+    assert recent.expires_at("a") == recent.expires_at("b") == inf
 
 
 def test_more_changes_of_others_than_are_remembered_or_a_flush_are_everything() -> None:
