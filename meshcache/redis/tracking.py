@@ -53,6 +53,9 @@ _ROUND_TRIPS: Final = 2
 """So many pieces are under way at once.  One would double the time of a write where the network takes longer than Python;
 with more, the pieces are smaller, and each costs a system call on both sides."""
 
+_STILL_GATHERING: Final = 2
+"""So many pieces of a single request are sent after one of several before a lone caller is held to be alone."""
+
 _GONE: Final = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
@@ -475,6 +478,7 @@ class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
         self._closed = anyio.Event()
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []
+        self._gathering = 0  # above it, several write at once: even the first waits for the others of its turn
         self._trips: deque[_Request] = deque()  # of each piece that was sent, the last request
         self._timer: asyncio.TimerHandle | None = None
 
@@ -504,7 +508,7 @@ class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
         request = _FutureRequest(loop=loop)
         request.count, request.replies, request.then = count, [], ()
         request.began, request.is_late = loop.time(), False
-        is_alone = not requests
+        is_alone = not requests and not self._gathering
         requests.append(request)
         unsent.append(commands)
         if is_alone:
@@ -521,6 +525,10 @@ class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
         while trips and len(trips[0].replies) == trips[0].count:
             trips.popleft()
         if self._unsent and len(trips) < _ROUND_TRIPS and transport is not None and not transport.is_closing():
+            if len(self._unsent) > 1:
+                self._gathering = _STILL_GATHERING
+            elif self._gathering:
+                self._gathering -= 1
             transport.write(b"".join(self._unsent))
             self._unsent.clear()
             trips.append(self._requests[-1])
