@@ -35,7 +35,7 @@ What may not enter: I/O, a clock, tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from .glob import MATCH_ALL
@@ -121,7 +121,7 @@ class Near:
         elif not self._keep(key, value, self._stale_ttl):
             self._change(key)  # another read found another value
 
-    def fill_all(self, keys: Iterable[str], found: Mapping[str, bytes], begun: int) -> None:
+    def fill_all(self, keys: Collection[str], found: Mapping[str, bytes], begun: int) -> None:
         """:meth:`fill` of every key that was read.
 
         Args:
@@ -131,13 +131,12 @@ class Near:
         """
         if not self.is_open:
             return
-        for key, value in found.items():
-            copy = self.touch_copy(key, value)
-            if copy is None or not copy.ttl_known:
-                self.fill(key, value, begun)
-        for key in keys:
-            if key not in found:
-                self.fill(key, None, begun)
+        for key in self._memory.store.touch_copies(found):
+            self.fill(key, found[key], begun)
+        if len(found) < len(keys):
+            for key in keys:
+                if key not in found:
+                    self.fill(key, None, begun)
 
     # -- own writes
 

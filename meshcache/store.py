@@ -335,6 +335,21 @@ class Store:
         self._entries.move_to_end(key)
         return entry
 
+    def touch_copies(self, found: Mapping[str, bytes]) -> list[str]:
+        """:meth:`touch_copy` of many keys; those without such a copy, or with one of which it is not known when it expires."""
+        if self._sweeping:
+            return list(found)
+        entries = self._entries
+        get, move_to_end = entries.get, entries.move_to_end
+        without = []
+        for key, value in found.items():
+            entry = get(key)
+            if entry is None or entry.stamp or entry.value != value or not entry.ttl_known:
+                without.append(key)
+            else:
+                move_to_end(key)
+        return without
+
     def put_copy(
         self, key: str, value: bytes, expires_at: float, *, now: float, newest: bool = False, ttl_known: bool = False
     ) -> bool:
