@@ -13,13 +13,12 @@ import anyio.lowlevel
 
 from ..discovery.base import Discovery
 from ..errors import RedisCommandError, Unavailable
-from ..events import Event, Mode, ModeChanged, Peer, PeerJoined, PeerLeft, PeerModeChanged
+from ..events import Event, Mode, ModeChanged, Peer
 from ..journal import Journal
 from ..loads import Loads
 from ..loops import give_turn
 from ..memory import MemoryTier
-from ..mesh.node import MeshEvent, OpsLost, OpsReceived, StandingChanged
-from ..mesh.settings import Timing
+from ..mesh.node import MeshEvent
 from ..modes import ModeMachine
 from ..near import Near
 from ..options import Options
@@ -33,14 +32,15 @@ from ..redis.tracking import TrackedLink
 from ..redis.url import Place
 from ..redis.way import way_to_track
 from ..shares import is_share
-from ..stamp import NOBODY, HybridClock, Kind, Op, Stamp, make_stamp, stamp_node
-from ..standings import UNKNOWN, Record, Standing, Standings
+from ..stamp import NOBODY, HybridClock, Kind, Op, Stamp, make_stamp
+from ..standings import Record, Standing, Standings
 from ..store import Entry, Store
 from ..tier import Tier
 from .addresses import OwnAddresses
 from .background import Background
 from .briefing import Briefing
 from .feed import Feed
+from .hearing import GONE_AFTER, Hearing
 from .membership import LEASE, Membership
 from .meshwork import Meshwork
 from .near_tier import NearTier
@@ -56,11 +56,6 @@ logger = logging.getLogger("meshcache")
 _REPLAY_TIMEOUT = 2.0
 _TICK = 1.0
 _SLICE = 256
-_GONE_AFTER = Timing().gone_after
-_TOLD_TOO_LATE = _GONE_AFTER + 2.0
-"""In seconds: what was changed in Redis so shortly before a peer was known to have lost it, that peer may not have heard of."""
-_SOON_BACK = 1.0
-"""In seconds: when a peer finds Redis, most others find it within this time."""
 
 
 class Runtime:
@@ -121,7 +116,7 @@ class Runtime:
         )
         self.recall: Callable[[str, float], Entry | None] = self._store.recall
         self._recent = Recent(options.max_dirty)
-        self._standings = Standings(gone_after=_GONE_AFTER, forget_after=options.forget_after, lease=LEASE)
+        self._standings = Standings(gone_after=GONE_AFTER, forget_after=options.forget_after, lease=LEASE)
         self.epoch = 0
         self.loads = Loads()
         self.near = Near(self.memory, options.stale_ttl, serves=options.near_cache == "serve")
@@ -161,6 +156,19 @@ class Runtime:
         self._where = shown_as
         if place is not None:
             self._connect(place, options)
+        self._hearing = Hearing(
+            memory=self.memory,
+            loads=self.loads,
+            journal=self._journal,
+            standings=self._standings,
+            membership=self._membership,
+            briefing=self._briefing,
+            node=lambda: self._mesh.node,
+            options=options,
+            now=now,
+            wall_ms=surroundings.wall_ms,
+            surface=self,
+        )
         self._background = Background(self._main)
 
     # -- the life of the instance
@@ -475,103 +483,30 @@ class Runtime:
         return self._mesh.peers
 
     def _published(self, op: Op) -> None:
-        self._became_dirty()  # first: the peers are to know that this instance is not clean before they hear of the write
+        self.became_dirty()  # first: the peers are to know that this instance is not clean before they hear of the write
         self._mesh.publish(op)
 
-    def _became_dirty(self) -> None:
+    def _heard(self, event: MeshEvent) -> None:
+        self._hearing.heard(event)
+
+    # -- what hearing asks
+
+    def became_dirty(self) -> None:
+        """There may be something now that Redis lacks."""
         if self._journal and self._membership is not None and self._recovery is not None:
             if self._membership.standing.clean:
                 self._membership.update()
             if self.mode is Mode.REDIS:
                 self._recovery.wake()  # a write in doubt, or a peer's that cannot reach Redis itself
 
-    def _heard(self, event: MeshEvent) -> None:
-        match event:
-            case OpsReceived():
-                self._take_ops(event)
-            case OpsLost() if self.mode is not Mode.REDIS:
-                self.memory.forget_values()
-                self.loads.changed(None, elsewhere=True)
-            case StandingChanged(node_id, standing):
-                self._take_standing(node_id, standing)
-            case PeerJoined() | PeerLeft() | PeerModeChanged():
-                if isinstance(event, PeerModeChanged) and event.peer.mode is not Mode.MEMORY and self._recovery:
-                    self._recovery.wake()  # a peer found Redis: so may we
-                self._count_in_or_out(event)
-                self._feed.put(event)
+    def look_for_redis(self) -> None:
+        """A peer has found it."""
+        if self._recovery is not None:
+            self._recovery.wake()
 
-    def _take_ops(self, event: OpsReceived) -> None:
-        self.loads.heard(event.ops)
-        if self._has_told_redis(event):
-            if self.mode is not Mode.REDIS or self._journal:
-                self.memory.apply(event.ops, in_redis=True)
-                self._became_dirty()
-            elif event.ops:
-                self.memory.observe(max(op.stamp for op in event.ops))
-                self.memory.counted_in_redis(event.ops)
-        else:
-            told = [op for op in event.ops if self._was_told(op.stamp)]
-            self.memory.apply(told, in_redis=True)
-            self.memory.apply([op for op in event.ops if op not in told] if told else event.ops)
-            self._became_dirty()
-        if self.memory.refused_stamps:
-            self.warn_once(
-                "skew",
-                f"writes of peer {event.node_id:016x} are refused: its clock is more than "
-                f"{self._options.max_skew:g} s ahead of this host's; set both by NTP",
-            )
-
-    def _has_told_redis(self, event: OpsReceived) -> bool:
-        """Whether a peer has brought its writes to Redis before it told them.  That it has lost Redis may not have been heard yet."""
-        if event.in_redis is not None:
-            return event.in_redis
-        node = self._mesh.node
-        return node is not None and node.standing_of(event.node_id).clean
-
-    def _was_told(self, stamp: Stamp) -> bool:
-        """Whether whoever made this write has brought it to Redis before it lost it, or brings it there by itself: so it is up to
-        its last plain write.  It was told of late, or comes from somebody who was told."""
-        writer, node = stamp_node(stamp), self._mesh.node
-        if writer == self.node_id:
-            standing = UNKNOWN if self._membership is None else self._membership.standing
-        else:
-            standing = UNKNOWN if node is None else node.standing_of(writer)
-        return not standing.plain and stamp <= standing.plain_until
-
-    def _take_standing(self, node_id: int, standing: Standing) -> None:
-        now = self._now()
-        lost_redis = self._standings.heard(node_id, standing)
-        if self._membership is not None:
-            self._membership.update()
-        if lost_redis:
-            self._brief(now - _TOLD_TOO_LATE)
-            if self._membership is not None:
-                self._membership.look()  # so may this one have, without knowing
-
-    def _count_in_or_out(self, event: PeerJoined | PeerLeft | PeerModeChanged) -> None:
-        now, peer = self._now(), event.peer
-        node_id = int(peer.node_id, 16)
-        if isinstance(event, PeerJoined):
-            since = self._standings.heard_at(node_id)
-            self._standings.joined(node_id, clean=peer.mode is Mode.REDIS)
-            if peer.mode is not Mode.REDIS:
-                self._brief(max(since, now - self._options.forget_after) - _TOLD_TOO_LATE)
-            elif self.mode is not Mode.REDIS:
-                self._briefing.tell_dirty()  # it can bring that to Redis; two that cannot compare all they know
-        elif isinstance(event, PeerModeChanged):
-            if peer.mode is Mode.REDIS and self.mode is not Mode.REDIS:
-                self._briefing.tell_dirty(after=_SOON_BACK)
-        elif isinstance(event, PeerLeft):
-            silent = event.reason == "silent"
-            heard_at = now - _GONE_AFTER if silent else now
-            self._standings.lost(node_id, now, silent=silent, heard_at=heard_at, wall_ms=self._surroundings.wall_ms())
-        if self._membership is not None:
-            self._membership.update()
-
-    def _brief(self, since: float) -> None:
-        """Somebody cannot hear from Redis what this instance has changed there since that moment."""
-        if self.mode is Mode.REDIS:
-            self._briefing.tell_changes(since)
+    def tell(self, event: Event) -> None:
+        """Whoever iterates over the events."""
+        self._feed.put(event)
 
     # -- what is seen from outside
 
