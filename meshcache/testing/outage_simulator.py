@@ -50,7 +50,7 @@ _LOOKED_WITHIN: Final = 12.0
 _HEARD_WITHIN: Final = 1.0
 """So long after it was opened an instance hears its peers and is heard, in seconds; likewise a write without losses."""
 _MOST_COMMANDS: Final = 30
-"""In Redis for each call; more is a storm that feeds itself."""
+"""In Redis for each call, and some calls' worth for each fault and each instance; more is a storm that feeds itself."""
 _LONGEST_LINE: Final = 200
 _TOLD: Final = 3
 
@@ -337,7 +337,8 @@ class OutageSimulation:
             and self.schedule.options["on_recovery"] == "replay",
             began=world.start,
         )
-        commands, most = self._server.commands, _MOST_COMMANDS * (len(calls) + 50)
+        commands = self._server.commands
+        most = _MOST_COMMANDS * (len(calls) + 4 * len(self.schedule.faults) + 10 * len(self._instances))
         if commands > most:
             self._failures.append(Violation("storm", "Redis", f"it ran {commands} commands for {len(calls)} calls"))
         outcome.violations = [*self._failures, *judge(history)]

@@ -10,7 +10,7 @@ Not certain, so never held against anybody:
 - a ``set`` with ``nx`` or ``xx`` that said False: if only the reply was lost, it wrote all the same;
 - an ``expire``: in an outage it writes the value that its instance knows once more;
 - a write that memory acknowledged, of an instance that was killed before a peer can have heard of it;
-- a write that Redis acknowledged, of an instance that is gone, if Redis came back as it was before that write.
+- a write of an instance that is gone, in a Redis that came back as it was before that write.
 
 What may not enter: I/O, a clock, randomness, anything of meshcache.
 """
@@ -177,8 +177,7 @@ def _died_with(history: History, call: Call) -> bool:
     """Whether only a process knew of this write that is gone, and need not have told anybody."""
     if call.in_memory and call.ended > history.heard_until.get(call.instance, inf):
         return True
-    forgotten = history.forgotten.get(call.instance, ())
-    return not call.in_memory and any(start <= call.ended and call.began <= end for start, end in forgotten)
+    return any(start <= call.ended and call.began <= end for start, end in history.forgotten.get(call.instance, ()))
 
 
 # -- what is judged
