@@ -14,6 +14,7 @@ What may not enter: defaults for time.  Timeouts, retries and pools are options 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -38,6 +39,7 @@ _SCHEMES: Final = (
     "unix",
     *(scheme + kind for kind in (_SENTINEL, _CLUSTER) for scheme in ("redis", "rediss")),
 )
+_NETLOC: Final = re.compile(r"[^/?#]*")
 _COMMON_OPTIONS: Final = frozenset({"db", "username", "password"})
 _TLS_OPTIONS: Final = frozenset(
     {
@@ -256,10 +258,11 @@ def redact(url: str) -> str:
 def _split(url: str) -> SplitResult:
     if any(ord(char) <= 32 or ord(char) == 127 for char in url):
         raise ConfigError("url", "it must not contain spaces, line breaks or control characters")
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # its text may quote the password
-        raise _unreadable() from None
+    scheme, _, rest = url.partition("://")
+    netloc = _NETLOC.match(rest)
+    assert netloc is not None
+    # Apart: of several hosts newer Pythons do not take [::1] but in the first place.  What they are is seen in _address.
+    parts = urlsplit(f"{scheme}://{rest[netloc.end() :]}")._replace(netloc=netloc[0])
     if parts.fragment:  # an unescaped # cut the URL somewhere, perhaps in the password
         raise _unreadable()
     return parts
