@@ -271,19 +271,25 @@ class MemoryTier:
     def remember(self, ops: Iterable[Op], expires_at: Callable[[str], float]) -> None:
         """Redis is gone, and had these writes of this instance: older ones of peers must not be taken for the newest.
 
-        The value of a key is that of the copy of what Redis has, if there is one.
-
         Args:
-            ops: what was written, as invalidations.
-            expires_at: when the value of a key expires, if that is known: the copy may be one that was read.
+            ops: what was written, as invalidations; see :meth:`with_copy`.
+            expires_at: when the value of a key expires, if that is known.
         """
         now = self._now()
         for op in ops:
-            entry = self.store.peek(op.key, now)
-            if entry is not None and not entry.stamp and entry.value is not None:
-                ends = min(entry.expires_at, expires_at(op.key))
-                op = Op(Kind.SET, op.key, op.stamp, entry.value, ends)  # noqa: PLW2901
-            self.store.apply(op, now)
+            self.store.apply(self.with_copy(op, expires_at(op.key)), now)
+
+    def with_copy(self, op: Op, expires_at: float) -> Op:
+        """An invalidation of what Redis has, as the write of the value if there is a copy of it.
+
+        Args:
+            op: the invalidation.
+            expires_at: when the value expires, if that is known; the copy may be one that was read, and does not know.
+        """
+        entry = self.store.peek(op.key, self._now())
+        if entry is None or entry.stamp or entry.value is None:
+            return op
+        return Op(Kind.SET, op.key, op.stamp, entry.value, min(entry.expires_at, expires_at))
 
     # -- increments that go to Redis
 

@@ -47,7 +47,6 @@ __all__ = ["MAX_REMEMBERED", "Near"]
 MAX_REMEMBERED = 8192
 """Of so many keys the last change is remembered; more than usually change while one read is under way."""
 
-
 _NEARLY_SAME: Final = 1.0
 """In seconds: a copy is not made anew to live this little longer."""
 
@@ -104,16 +103,18 @@ class Near:
             self.hits += 1
         return entry
 
+    def lasting(self) -> float:
+        """A copy that expires after this moment, or with the key in Redis, need not be made anew by a read of its value."""
+        return self._now() + self._stale_ttl - _NEARLY_SAME
+
     def fill(self, key: str, value: bytes | None, begun: int) -> None:
-        """A read has its reply: make a copy, if that is safe.
+        """A read has its reply, and there is no copy of it that will last: make one, if that is safe.
 
         Args:
             key: the key.
             value: what was read; None for a miss.
             begun: what the counter was before the read was sent.
         """
-        if value is not None and (copy := self.touch_copy(key, value)) is not None and self._will_last(copy):
-            return
         if begun < self._floor or self._changed.get(key, 0) > begun or key in self._writing or not self.is_open:
             return
         if value is None:
@@ -122,7 +123,7 @@ class Near:
             self._change(key)  # another read found another value
 
     def fill_all(self, keys: Collection[str], found: Mapping[str, bytes], begun: int) -> None:
-        """:meth:`fill` of every key that was read.
+        """:meth:`fill` of every key that was read, where that is needed.
 
         Args:
             keys: those asked.
@@ -131,7 +132,7 @@ class Near:
         """
         if not self.is_open:
             return
-        for key in self._memory.store.touch_copies(found):
+        for key in self._memory.store.touch_copies(found, self.lasting()):
             self.fill(key, found[key], begun)
         if len(found) < len(keys):
             for key in keys:
@@ -234,10 +235,6 @@ class Near:
         self._reopen()
 
     # -- inside
-
-    def _will_last(self, copy: Entry) -> bool:
-        """Whether it lives about as long as one that would be made now."""
-        return copy.ttl_known or self._now() + self._stale_ttl < copy.expires_at + _NEARLY_SAME
 
     def _begin(self, key: str, number: int) -> None:
         """An own write of a key has begun."""

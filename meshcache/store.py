@@ -335,8 +335,9 @@ class Store:
         self._entries.move_to_end(key)
         return entry
 
-    def touch_copies(self, found: Mapping[str, bytes]) -> list[str]:
-        """:meth:`touch_copy` of many keys; those without such a copy, or with one of which it is not known when it expires."""
+    def touch_copies(self, found: Mapping[str, bytes], lasting: float) -> list[str]:
+        """:meth:`touch_copy` of many keys; those without such a copy, or with one that neither expires with the key in Redis nor
+        after the moment ``lasting``."""
         if self._sweeping:
             return list(found)
         entries = self._entries
@@ -344,7 +345,12 @@ class Store:
         without = []
         for key, value in found.items():
             entry = get(key)
-            if entry is None or entry.stamp or entry.value != value or not entry.ttl_known:
+            if (
+                entry is None
+                or entry.stamp
+                or entry.value != value
+                or not (entry.ttl_known or entry.expires_at > lasting)
+            ):
                 without.append(key)
             else:
                 move_to_end(key)

@@ -18,7 +18,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import anyio
 import anyio.abc
@@ -45,6 +45,8 @@ __all__ = [
     "open_tracked",
     "start_tracking",
 ]
+
+T = TypeVar("T")
 
 _INCOMPLETE: Final = object()
 _Push: Final = hiredis.PushNotification
@@ -311,9 +313,7 @@ class TrackedLink:
             pass
         finally:
             self.in_flight -= 1
-        with anyio.move_on_after(self._timeout - (time.monotonic() - start)):
-            return await self._other.execute(*command)
-        raise no_answer(self._timeout, self._server)
+        return await self._in_time(start, self._other.execute(*command))
 
     async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
         """One pipeline; see :class:`~meshcache.redis.link.Link`."""
@@ -328,8 +328,11 @@ class TrackedLink:
             pass
         finally:
             self.in_flight -= 1
+        return await self._in_time(start, self._other.execute_many(commands))
+
+    async def _in_time(self, start: float, second_try: Awaitable[T]) -> T:
         with anyio.move_on_after(self._timeout - (time.monotonic() - start)):
-            return await self._other.execute_many(commands)
+            return await second_try
         raise no_answer(self._timeout, self._server)
 
     async def shards(self) -> Sequence[Shard]:

@@ -17,7 +17,6 @@ from ..journal import Journal
 from ..memory import MemoryTier
 from ..recent import Recent
 from ..stamp import Kind, Op
-from ..store import Store
 
 __all__ = ["Briefing"]
 
@@ -30,7 +29,6 @@ class Briefing:
 
     Args:
         memory: what this instance knows.
-        store: what ``memory`` keeps.
         journal: what Redis lacks; None without a Redis.
         recent: what was changed in Redis of late.
         is_writing: whether a write of a key is under way, so that a copy may be older than its stamp says.
@@ -43,7 +41,6 @@ class Briefing:
         self,
         *,
         memory: MemoryTier,
-        store: Store,
         journal: Journal | None,
         recent: Recent,
         is_writing: Callable[[str], bool],
@@ -52,7 +49,6 @@ class Briefing:
         brings_itself: Callable[[], bool],
     ) -> None:
         self._memory = memory
-        self._store = store
         self._journal = journal
         self._recent = recent
         self._is_writing = is_writing
@@ -64,13 +60,11 @@ class Briefing:
 
     def tell_changes(self, since: float) -> None:
         """What this instance has changed in Redis since that moment, with the value where it holds a copy."""
-        now = self._now()
         for op in self._recent.own_since(since):
-            copy = None if op.kind is Kind.SWEEP or self._is_writing(op.key) else self._store.peek(op.key, now)
-            if copy is not None and not copy.stamp and copy.value is not None:
-                expires_at = min(copy.expires_at, self._recent.expires_at(op.key))
-                op = Op(Kind.SET, op.key, op.stamp, copy.value, expires_at)  # noqa: PLW2901
-            self._publish(op)
+            if op.kind is Kind.SWEEP or self._is_writing(op.key):
+                self._publish(op)
+            else:
+                self._publish(self._memory.with_copy(op, self._recent.expires_at(op.key)))
 
     def tell_dirty(self, after: float = 0.0) -> None:
         """All that Redis lacks, in so many seconds, unless this instance can bring it there itself by then."""

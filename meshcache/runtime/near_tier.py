@@ -46,7 +46,7 @@ class NearTier:
         else:
             reads.hits += 1
             copy = near.touch_copy(key, value)
-            if copy is not None and copy.ttl_known:
+            if copy is not None and (copy.ttl_known or copy.expires_at > near.lasting()):
                 return value  # the usual case: a key that is read again and again
         near.fill(key, value, begun)
         return value
@@ -76,7 +76,7 @@ class NearTier:
             fail(near, self._link, (key,), number)
             raise
         written = reply is not None
-        near.wrote_one(key, number, value if written else None, None if ttl_ms is None else ttl_ms / 1000)
+        near.wrote_one(key, number, value if written else None, _seconds(ttl_ms))
         return written
 
     async def set_many(self, values: Mapping[str, bytes], ttl_ms: int | None) -> None:

@@ -135,7 +135,6 @@ class Runtime:
         )
         self._briefing = Briefing(
             memory=self.memory,
-            store=self._store,
             journal=self._journal,
             recent=self._recent,
             is_writing=self.near.is_writing,
