@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from .glob import MATCH_ALL
+from .glob import MATCH_ALL, matcher
 from .stamp import Kind, Op, Stamp
 from .store import add_sweep
 
 __all__ = ["Recent"]
+
+
+_TOLD_WITHIN: Final = 1.0
+"""In seconds: a change that came after another in Redis may be told of so long before it here."""
 
 
 class _Change(NamedTuple):
@@ -105,6 +109,32 @@ class Recent:
                 break
             ops.append(Op(Kind.INVALIDATE, key, change.stamp))
         return ops
+
+    def overtaken_since(self, moment: float, told_since: float) -> list[Op]:
+        """What this instance changed since then and somebody else may have changed afterwards, as :meth:`own_since` gives it.
+
+        Args:
+            moment: on the clock of ``now``.
+            told_since: from when on this instance has been told of every change that others made; ``inf``: it is not told.
+        """
+        told_since = max(told_since, self._others_since)
+        changed = {key: at for key, at in self._others.items() if at >= moment}
+        overtaken = []
+        for op in self.own_since(moment):
+            change = self._own.get(op.key) if op.kind is not Kind.SWEEP else self._sweeps.get(op.key)
+            at = moment if change is None else change.at  # None: more was changed than is remembered
+            if at < told_since:
+                overtaken.append(op)
+            elif op.kind is Kind.SWEEP:
+                matches = matcher(op.key)
+                overtaken += [
+                    Op(Kind.INVALIDATE, key, op.stamp)
+                    for key, then in changed.items()
+                    if then >= at - _TOLD_WITHIN and matches(key)
+                ]
+            elif changed.get(op.key, -inf) >= at - _TOLD_WITHIN:
+                overtaken.append(op)
+        return overtaken
 
     def fenced_since(self, moment: float) -> list[Op]:
         """Those of them that were stamped, so that peers know of them."""

@@ -80,7 +80,7 @@ class Record(NamedTuple):
 
 
 class _Known:
-    __slots__ = ("heard_at", "lease_until", "present", "record", "silent_since", "standing")
+    __slots__ = ("ended_ms", "heard_at", "lease_until", "present", "record", "silent_since", "standing")
 
     def __init__(self, standing: Standing) -> None:
         self.standing = standing
@@ -89,6 +89,7 @@ class _Known:
         self.silent_since: float | None = None  # a peer that was lost without a goodbye
         self.record: Record | None = None
         self.lease_until = -inf
+        self.ended_ms: int | None = None  # the registration whose end was told
 
 
 class Standings:
@@ -169,6 +170,19 @@ class Standings:
         """When this instance was heard last as a peer; ``-inf`` if never."""
         known = self._known.get(node_id)
         return -inf if known is None else known.heard_at
+
+    def newly_ended(self, now: float) -> list[tuple[int, float]]:
+        """The registrations that have ended with writes that Redis may lack: without a goodbye, or with one of an instance that
+        was not clean.  Each is told once, as the instance and the moment since when it may have given up plain writes."""
+        ended = []
+        for node_id, known in self._known.items():
+            record = known.record
+            if record is None or known.ended_ms == record.registered_ms:
+                continue
+            if (record.left and not record.standing.clean) or (not record.left and known.lease_until <= now):
+                known.ended_ms = record.registered_ms
+                ended.append((node_id, known.lease_until - self._lease_ms / 1000 if record.standing.clean else -inf))
+        return ended
 
     # -- what follows
 

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from ..errors import Unavailable
 from .link import ClientId, Identity, may_try_again, no_answer, outage
-from .packed_link import BROKEN, GREETING, PackedLink, as_reply, refused_handshake
+from .packed_link import BROKEN, PackedLink, as_reply, pack_all, refused_handshake
 from .tls import Tls
 from .url import Endpoint
 
@@ -131,7 +131,9 @@ class AsyncioLink(PackedLink):
         connection = await self._factory.make()
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            connection.client_id = self.identity.check(await self._round_trip(connection, GREETING, 2))
+            greeting = self.identity.greeting
+            replies = await self._round_trip(connection, pack_all(greeting), len(greeting))
+            connection.client_id = self.identity.check(replies)
         except BaseException as error:
             connection.abort()
             if isinstance(error, RedisError) and (refused := refused_handshake(error, self._server)):

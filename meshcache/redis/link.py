@@ -163,22 +163,31 @@ class Identity:
     that.  And what was sent on a connection that was given up may still arrive, long after.
 
     Attributes:
+        client_name: what servers call every connection in ``CLIENT LIST``, so that others can end them once this instance is
+            gone; empty: nothing.
         expected: the run id that every new connection must find, or several with commas between them; None: any.
         abandoned: the connections given up with a reply outstanding; whoever kills them takes them out.
     """
 
     def __init__(self, server: str) -> None:
+        self.client_name = ""
         self.expected: str | None = None
         self.abandoned: list[ClientId] = []
         self._server = server
 
+    @property
+    def greeting(self) -> list[Command]:
+        """What every new connection sends first."""
+        naming: list[Command] = [("CLIENT", "SETNAME", self.client_name)] if self.client_name else []
+        return [*naming, ("CLIENT", "ID"), ("INFO", "server")]
+
     def check(self, replies: Sequence[Any]) -> ClientId | None:
-        """Who a new connection is, by the replies to ``CLIENT ID`` and ``INFO server``; None if the user may not know it.
+        """Who a new connection is, by the replies to :attr:`greeting`; None if the user may not know it.
 
         Raises:
             Unavailable: it is not the server that was expected.
         """
-        number, info = replies
+        *_, number, info = replies
         found = "" if isinstance(info, RedisCommandError) else Server.of(info).run_id
         if self.expected and found and found not in self.expected.split(","):
             raise Unavailable(f"{self._server} was started anew, or is another server than before")

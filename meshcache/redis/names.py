@@ -14,13 +14,18 @@ from typing import Final
 
 from ..glob import escape
 
-__all__ = ["SLOTS", "Names", "key_slot"]
+__all__ = ["SLOTS", "Names", "client_name", "key_slot"]
 
 SLOTS: Final = 16_384
 """How many hash slots a Redis Cluster has."""
 
 _FENCE: Final = b":meshcache:fence"
 _SHARES: Final = b":meshcache:shares"
+
+
+def client_name(node_id: int) -> str:
+    """What a server calls the connections of an instance."""
+    return f"meshcache:{node_id:016x}"
 
 
 class Names:

@@ -13,17 +13,13 @@ from ..errors import RedisCommandError, Unavailable
 from .link import Argument, Command, Identity, Redirected, Shard, refusal
 from .url import Endpoint
 
-__all__ = ["BROKEN", "GREETING", "PackedLink", "as_reply", "pack", "pack_all", "refused_handshake"]
+__all__ = ["BROKEN", "PackedLink", "as_reply", "pack", "pack_all", "refused_handshake"]
 
 BROKEN: Final = (RedisError, OSError)
 """What redis-py raises when a connection breaks, once the error replies have been sorted out."""
 
 pack: Final[Callable[[Command], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # its stub knows 1-tuples only
 """One command in bytes."""
-
-
-GREETING: Final = pack(("CLIENT", "ID")) + pack(("INFO", "server"))
-"""What every new connection asks first; see :class:`~meshcache.redis.link.Identity`."""
 
 
 def pack_all(commands: Sequence[Command]) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Final
 
@@ -11,10 +12,11 @@ from .link import ClientId, Command, Link, Server, Shard
 from .names import Names
 from .together import all_of
 
-__all__ = ["agree_on_mesh_key", "end_connections", "probe"]
+__all__ = ["agree_on_mesh_key", "end_connections", "end_connections_of", "probe"]
 
 _PROBE_TTL_MS: Final = 60_000
 _MESH_KEY_BYTES: Final = 32
+_LISTED_CLIENT: Final = re.compile(rb"^id=(\d+) .*? name=(\S*)", re.MULTILINE)
 
 
 async def probe(link: Link, names: Names) -> Server:
@@ -58,6 +60,23 @@ async def _end_connections(link: Link, clients: Sequence[ClientId]) -> None:
     (info,) = await link.execute_many([("INFO", "server")])
     here = "" if isinstance(info, RedisCommandError) else Server.of(info).run_id
     await link.execute_many([("CLIENT", "KILL", "ID", number) for run_id, number in clients if run_id == here])
+
+
+async def end_connections_of(link: Link, client_names: Collection[str]) -> None:
+    """Let the servers close every connection of these names.  What is not permitted is left out.
+
+    Raises:
+        Unavailable: Redis cannot serve; some may have been closed.
+    """
+    names = {name.encode() for name in client_names}
+    await all_of([partial(_end_connections_of, shard.link, names) for shard in await link.shards()])
+
+
+async def _end_connections_of(link: Link, names: Collection[bytes]) -> None:
+    (listed,) = await link.execute_many([("CLIENT", "LIST")])
+    if isinstance(listed, bytes):
+        numbers = [int(number) for number, name in _LISTED_CLIENT.findall(listed) if name in names]
+        await link.execute_many([("CLIENT", "KILL", "ID", number) for number in numbers])
 
 
 async def agree_on_mesh_key(link: Link, names: Names, mine: bytes) -> bytes:

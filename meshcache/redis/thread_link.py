@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from ..errors import Unavailable
 from .link import ClientId, Identity, may_try_again, no_answer, outage
-from .packed_link import BROKEN, GREETING, PackedLink, as_reply, refused_handshake
+from .packed_link import BROKEN, PackedLink, as_reply, pack_all, refused_handshake
 from .tls import Tls
 from .url import Endpoint
 
@@ -240,7 +240,9 @@ class _Talker:
         connection = self._make(**self._arguments)
         try:
             connection.connect()
-            connection.client_id = self._identity.check(self._round_trip(connection, GREETING, 2))
+            greeting = self._identity.greeting
+            replies = self._round_trip(connection, pack_all(greeting), len(greeting))
+            connection.client_id = self._identity.check(replies)
         except BaseException as error:
             connection.disconnect()
             if isinstance(error, RedisError) and (refused := refused_handshake(error, self._server)):

@@ -429,18 +429,19 @@ async def start_tracking(
     commands: list[Command] = [("HELLO", "3", *await _login(endpoint, timeout))]
     if endpoint.db:
         commands.append(("SELECT", endpoint.db))
-    commands += [("CLIENT", "ID"), ("INFO", "server")]
+    asked = len(commands)
+    commands += identity.greeting
     commands.append(("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", names.prefix, "NOLOOP"))
     try:
         replies = await connection.call(commands)
     except Broken:
         raise Unavailable(f"{endpoint.name}: connection closed") from None
     try:
-        connection.client_id = identity.check(replies[-3:-1])
+        connection.client_id = identity.check(replies[asked:-1])
     except Unavailable:
         connection.abort()
         raise
-    for reply in (*replies[:-3], replies[-1]):
+    for reply in (*replies[:asked], replies[-1]):
         if isinstance(reply, RedisCommandError):
             connection.abort()
             raise reply

@@ -19,8 +19,8 @@ from ..options import OnRecovery
 from ..redis.count import bring_shares
 from ..redis.fence import apply, publish_sweeps, read_sweeps, sweep, write
 from ..redis.link import ClientId, Link, Server, pipelines
-from ..redis.names import Names
-from ..redis.probe import end_connections, probe
+from ..redis.names import Names, client_name
+from ..redis.probe import end_connections, end_connections_of, probe
 from ..shares import is_share
 from ..stamp import Kind, Op, Stamp
 
@@ -54,6 +54,10 @@ class Signals(Protocol):
 
     async def probed(self, server: Server) -> None:
         """A probe wrote to Redis.  May raise :class:`Unavailable`."""
+        ...
+
+    def may_be_overtaken(self, since: float) -> None:
+        """What this instance changed since that moment, a plain write of an instance that is gone may have replaced."""
         ...
 
     def drained(self) -> None:
@@ -122,6 +126,7 @@ class Recovery:
         self._abandoned = abandoned
         self._wrote = wrote
         self._laid = laid
+        self._ended: list[tuple[int, float]] = []
         self._batch = _BATCH
         self._woken = anyio.Event()
 
@@ -129,12 +134,17 @@ class Recovery:
         """The mode changed, a key became dirty, or a peer found Redis: look at once."""
         self._woken.set()
 
+    def ended(self, node_id: int, since: float) -> None:
+        """An instance is gone, and may have given up plain writes since that moment, which nobody but others can undo now."""
+        self._ended.append((node_id, since))
+        self.wake()
+
     async def run(self) -> None:
         """Until cancelled."""
         await self._attempt()
         self.tried.set()
         while True:
-            if self._modes.mode is Mode.REDIS and not self._journal and not self._journal.ghosts:
+            if self._modes.mode is Mode.REDIS and not self._has_work and not self._ended:
                 await self._pause(None)
             elif self._modes.mode is Mode.MEMORY:
                 pause = self._modes.probe_pause(self._now(), self._random())
@@ -143,7 +153,7 @@ class Recovery:
                 await self._attempt()
             else:
                 await self._attempt()
-                if self._journal or self._journal.ghosts:
+                if self._has_work or self._ended:
                     await self._pause(_RETRY)
 
     async def _attempt(self) -> None:
@@ -151,7 +161,10 @@ class Recovery:
         try:
             if self._modes.mode is Mode.MEMORY:
                 await self._signals.probed(await probe(self._link, self._names))
-            await self._drain()
+            if self._ended:
+                await self._end_the_gone()
+            if self._has_work or self._modes.mode is not Mode.REDIS:
+                await self._drain()
         except Unavailable as outage:
             if outage.timed_out:  # too much at once for this way to Redis, perhaps: never try the very same for ever
                 self._batch = max(self._batch // 4, _SMALLEST_BATCH)
@@ -159,6 +172,19 @@ class Recovery:
         except RedisCommandError as error:
             # Redis answers, but forbids what recovery needs: the outage goes on, with the reason in the log.
             self._signals.lost(Unavailable(f"Redis refuses what recovery needs: {error}"))
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether anything is to be brought to Redis, or undone there."""
+        return bool(self._journal or self._journal.ghosts)
+
+    async def _end_the_gone(self) -> None:
+        """What instances that are gone have sent may be under way for long.  It must arrive no more; what did arrive is undone by
+        whoever changed the same keys after it, as if this instance had given up those writes itself."""
+        ended = list(self._ended)
+        await end_connections_of(self._link, [client_name(node_id) for node_id, _ in ended])
+        self._signals.may_be_overtaken(min(since for _, since in ended))
+        del self._ended[: len(ended)]
 
     async def _end_abandoned(self) -> None:
         """What was sent on connections that were given up must not arrive after what is about to be written: end them."""

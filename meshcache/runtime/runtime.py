@@ -25,7 +25,7 @@ from ..options import Options
 from ..recent import Recent
 from ..redis.batch import BatchLink
 from ..redis.link import Link, Server
-from ..redis.names import Names
+from ..redis.names import Names, client_name
 from ..redis.sentinel_link import SentinelLink
 from ..redis.tier import RedisTier
 from ..redis.tracking import TrackedLink
@@ -235,6 +235,7 @@ class Runtime:
         # Connections of its own: a replay never stands in the way of callers, and may take longer than one of them.
         replay = open_link(place, timeout=max(options.op_timeout, _REPLAY_TIMEOUT), connections=2)
         self._closers += [link.aclose, replay.aclose]
+        link.identity.client_name = replay.identity.client_name = client_name(self.node_id)
         self._names, self._link, self._replay_link = names, link, replay
         self.front = self.redis = RedisTier(link, names)
         writes: Link = link
@@ -293,6 +294,7 @@ class Runtime:
             redis_answers=lambda: self.mode is Mode.REDIS,
             changed=self._others_changed,
             warn=lambda line: self.warn_once("near", line),
+            now=self._now,
         )
         if isinstance(self._direct_link, SentinelLink):
             self._direct_link.when_moved = writes.abort
@@ -455,6 +457,9 @@ class Runtime:
         self._mesh.found(
             [address for record in records if record.lease > 0 and not record.left for address in record.addresses]
         )
+        for node_id, since in self._standings.newly_ended(self._now()):
+            if self._recovery is not None:
+                self._recovery.ended(node_id, since)
 
     # -- what recovery asks
 
@@ -473,6 +478,16 @@ class Runtime:
         """Whether somebody may be writing plainly now."""
         assert self._membership is not None
         return self._membership.is_undecided()
+
+    def may_be_overtaken(self, since: float) -> None:
+        """What this instance changed since that moment, a plain write of an instance that is gone may have replaced."""
+        assert self._journal is not None
+        told_since = inf if self._tracker is None else self._tracker.told_since
+        overtaken = self._recent.overtaken_since(since, told_since)
+        self.memory.haunted(op.key for op in overtaken if op.kind is not Kind.SWEEP)
+        for op in overtaken:
+            if op.kind is Kind.SWEEP:
+                self._journal.mark_sweep(op.key, op.stamp, foreign=True)
 
     # -- the mesh
 

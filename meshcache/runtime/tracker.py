@@ -7,6 +7,7 @@ another connection: if it answers, every copy goes; if not, it is an outage, whi
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Final
 
 import anyio
@@ -36,9 +37,11 @@ class Tracker:
         redis_answers: whether the mode says so.
         changed: told of the keys that somebody else changed, None for all.
         warn: called with one line when there can be no near cache.
+        now: the monotonic clock, in seconds.
 
     Attributes:
         tried: set once the first attempt of all is over, whatever came of it.
+        told_since: from when on Redis has told of every change, on the clock of ``now``; ``inf`` while it does not.
     """
 
     def __init__(
@@ -51,8 +54,11 @@ class Tracker:
         redis_answers: Callable[[], bool],
         changed: Callable[[list[str] | None], None],
         warn: Callable[[str], None],
+        now: Callable[[], float],
     ) -> None:
         self.tried = anyio.Event()
+        self.told_since = inf
+        self._now = now
         self._near = near
         self._link = link
         self._way = way
@@ -117,11 +123,13 @@ class Tracker:
                     self._near.drop()  # what there is may have changed while nobody listened, also where no outage came of it
                     self._near.track()
                     self._link.connection = connection
+                    self.told_since = self._now()
                     self.tried.set()
                     await self._ask_again_and_again(connection)
                 tasks.cancel_scope.cancel()
         finally:
             self._link.connection = None
+            self.told_since = inf
             connection.abort()
         if refused is not None:
             raise refused

@@ -45,6 +45,9 @@ _HALTED_WITHIN: Final = 30.0
 _HEALED_WITHIN: Final = 60.0
 _LINGER: Final = 3.5
 """Everything is read once more after so long, in seconds: longer than TCP keeps anything that was sent."""
+_MISSED_WITHIN: Final = 24.0
+"""So long after healing every instance that is gone has been missed, in seconds: its lease has ended, and the others have seen
+that."""
 _LOOKED_WITHIN: Final = 12.0
 """So long after a restart of Redis an instance that lives has seen it, in seconds."""
 _HEARD_WITHIN: Final = 1.0
@@ -139,8 +142,9 @@ class OutageSimulation:
             await self._make_trouble()
             await self._heal()
             outcome.healed_after = await self._settle()
-            await self._read_all()
-            await asyncio.sleep(_LINGER)
+            await self._read_all(of_the_living=True)
+            await asyncio.sleep(_MISSED_WITHIN if any(one.gone_at < inf for one in self._instances) else _LINGER)
+            outcome.healed_after += await self._settle()
             await self._read_all()
         except TimeoutError as failure:
             self._failures.append(Violation("not healed", "the instances", str(failure)))
@@ -296,20 +300,28 @@ class OutageSimulation:
             await asyncio.sleep(0.02)
         return self._world.now - began
 
-    async def _read_all(self) -> None:
+    async def _read_all(self, *, of_the_living: bool = False) -> None:
+        """Read every key everywhere.
+
+        Args:
+            of_the_living: leave out what instances wrote that are gone: what they gave up is undone once they are missed.
+        """
+        gone = {one.name for one in self._instances if one.gone_at < inf and of_the_living}
         keys = sorted({call.key for call in self._world.calls if call.what != "delete_match"})
         keys += [key for key in COUNTERS if CAN_COUNT and key not in keys]
+        reads: list[Read] = []
         for instance in self._instances:
             if instance.lives:
                 began = self._world.now
                 found = await instance.read(keys, one_by_one=bool(self._reads))
-                self._reads += [Read(instance.name, key, found.get(key), began) for key in keys]
+                reads += [Read(instance.name, key, found.get(key), began) for key in keys]
         await self._settle()  # an instance that was idle may have seen only now that Redis was started anew
         assert self._server.model is not None
         for key in keys:
             data = self._server.model.read(f"{NAMESPACE}:{key}".encode())
             value = json.loads(data) if isinstance(data, bytes) else None
-            self._reads.append(Read(REDIS, key, value, self._world.now))
+            reads.append(Read(REDIS, key, value, self._world.now))
+        self._reads += [read for read in reads if read.writer not in gone]
 
     async def _bury(self) -> None:
         self._is_over = True

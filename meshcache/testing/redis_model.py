@@ -51,9 +51,11 @@ class Client(Protocol):
         client_id: its number.
         resp: 2 or 3.
         prefix: it is told of changes of keys that begin with this; None: it is not.
+        name: what it calls itself.
     """
 
     client_id: int
+    name: bytes
     resp: int
     prefix: bytes | None
 
@@ -330,7 +332,7 @@ class RedisModel:
         return f"# Server\r\nredis_version:7.4.0\r\nredis_mode:standalone\r\nrun_id:{self.run_id}\r\n".encode()
 
     def client(self, client: Client, what: bytes, *words: bytes) -> Any:
-        """CLIENT ID, KILL ID and TRACKING"""
+        """CLIENT ID, KILL ID, LIST, SETNAME and TRACKING"""
         match what.upper(), [word.upper() for word in words]:
             case b"ID", []:
                 return client.client_id
@@ -340,6 +342,12 @@ class RedisModel:
                     return 0
                 victim.kill()
                 return 1
+            case b"SETNAME", [_]:
+                client.name = words[0]
+                return _OK
+            case b"LIST", []:
+                listed = (f"id={number} addr=? name=".encode() + one.name for number, one in self.clients.items())
+                return b"".join(line + b" db=0\n" for line in listed)
             case b"TRACKING", [b"ON", b"BCAST", b"PREFIX", _, b"NOLOOP"]:
                 client.prefix = words[3]
                 return _OK

@@ -431,6 +431,7 @@ class _Served:
     def __init__(self, server: ServerProcess, model: RedisModel, connection: _Connection) -> None:
         self.client_id = 0
         self.resp = 2
+        self.name = b""
         self.prefix: bytes | None = None
         self._server = server
         self._model = model

@@ -51,6 +51,9 @@ _HEAL = 45.0
 _READ_TRIES = 5
 _LINGER = 0.3
 """Everything is read once more after so long, in seconds: what comes late must not do harm either."""
+_MISSED_WITHIN = 24.0
+"""So long after healing every instance that was killed has been missed, in seconds: its lease has ended, and the others have
+seen that."""
 _GRACE = 1.0
 """Within so long, in seconds, a write is heard by any peer that can hear at all."""
 
@@ -187,8 +190,8 @@ class _Run:
             outcome.healed_after = self._settle()
             if self._meddle is not None:
                 self._meddle(self._server, self._calls())
-            self._read_all()
-            time.sleep(_LINGER)
+            self._read_all(of_the_living=True)
+            time.sleep(_MISSED_WITHIN if any(member.killed for member in self._members) else _LINGER)
             self._settle()
             self._read_all()
         except Failure as failure:
@@ -413,15 +416,20 @@ class _Run:
     def _logs(self) -> str:
         return "\n".join(f"{member.name}:\n{member.log_tail()}" for member in self._members if member.lives)
 
-    def _read_all(self) -> None:
+    def _read_all(self, *, of_the_living: bool = False) -> None:
         """Read every key everywhere, while all is well: where a machine with too much to do makes an instance leave Redis
-        in the middle, again."""
+        in the middle, again.
+
+        Args:
+            of_the_living: leave out what instances wrote that were killed: what they gave up is undone once they are missed.
+        """
+        dead = {member.name for member in self._members if member.killed and of_the_living}
         keys = [key for key in all_keys(self.schedule.seconds) if CAN_COUNT or key not in COUNTERS]
         for _ in range(_READ_TRIES):
             outages = self._outages()
             reads = self._read(keys)
             if outages == self._outages():
-                self._reads += reads
+                self._reads += [read for read in reads if read.writer not in dead]
                 return
             self._settle()
         raise Failure("not healed", "the instances", f"they leave Redis each time that they are asked\n{self._logs()}")

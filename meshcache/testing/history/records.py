@@ -75,6 +75,11 @@ class Read:
     value: Any
     at: float = -inf
 
+    @property
+    def writer(self) -> str:
+        """The instance that wrote the value, which begins with its name; empty: a miss, or a counter."""
+        return self.value.partition(":")[0] if isinstance(self.value, str) else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Incident:

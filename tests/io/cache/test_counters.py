@@ -247,6 +247,7 @@ async def test_two_count_and_both_recover_at_once(redis_server: RedisServer, pro
     redis = redis_server.client()
     async with mesh(proxy.url, proxy.url) as (one, two):
         await one.set("hits", 1000)
+        await two.delete("nothing")  # on the connection that tells of changes: it has told of this one then
         assert await two.get("hits") == 1000
         proxy.refuse()
         await lose_redis(one, two)
