@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 
 from .stamp import Stamp, make_stamp
 
-__all__ = ["AT_FIRST", "NEVER", "UNKNOWN", "Record", "Standing", "Standings"]
+__all__ = ["AT_FIRST", "NEVER", "UNKNOWN", "Gone", "Record", "Standing", "Standings"]
 
 NEVER: Final = make_stamp(0, 0, 0)
 """Older than every stamp: of an instance that has written nothing plainly."""
@@ -79,8 +79,22 @@ class Record(NamedTuple):
     replays: bool = False
 
 
+class Gone(NamedTuple):
+    """An instance that is gone, and may have handed plain writes to its system of which nobody knows.
+
+    Attributes:
+        node_id: the instance.
+        since: from when on it may have given up writes, by the clock of ``now``.
+        until: connections that it opened later carried none.
+    """
+
+    node_id: int
+    since: float
+    until: float
+
+
 class _Known:
-    __slots__ = ("ended_ms", "heard_at", "lease_until", "present", "record", "silent_since", "standing")
+    __slots__ = ("gone_ms", "heard_at", "lease_until", "present", "record", "silent_since", "standing")
 
     def __init__(self, standing: Standing) -> None:
         self.standing = standing
@@ -89,7 +103,7 @@ class _Known:
         self.silent_since: float | None = None  # a peer that was lost without a goodbye
         self.record: Record | None = None
         self.lease_until = -inf
-        self.ended_ms: int | None = None  # the registration whose end was told
+        self.gone_ms: int | None = None  # the registration that was told to be its last
 
 
 class Standings:
@@ -171,18 +185,34 @@ class Standings:
         known = self._known.get(node_id)
         return -inf if known is None else known.heard_at
 
-    def newly_ended(self, now: float) -> list[tuple[int, float]]:
-        """The registrations that have ended with writes that Redis may lack: without a goodbye, or with one of an instance that
-        was not clean.  Each is told once, as the instance and the moment since when it may have given up plain writes."""
-        ended = []
+    def newly_gone(self, now: float, *, recovering: bool) -> list[Gone]:
+        """Those that are gone, and may have given up plain writes that nobody of them undoes.  Each is told once.
+
+        That is who registered no more until its lease ended, and is not heard either; who said goodbye in the registry while it
+        was not clean; and, for an instance that is about to bring writes to Redis, who fell silent and has not registered
+        since.
+
+        Args:
+            now: this moment.
+            recovering: whether this instance is about to bring writes to Redis.
+        """
+        found = []
         for node_id, known in self._known.items():
             record = known.record
-            if record is None or known.ended_ms == record.registered_ms:
+            if record is None or known.present or known.gone_ms == record.registered_ms:
                 continue
-            if (record.left and not record.standing.clean) or (not record.left and known.lease_until <= now):
-                known.ended_ms = record.registered_ms
-                ended.append((node_id, known.lease_until - self._lease_ms / 1000 if record.standing.clean else -inf))
-        return ended
+            registered = known.lease_until - self._lease_ms / 1000
+            if record.left:
+                is_gone = not record.standing.clean
+            elif recovering and known.silent_since is not None:
+                is_gone = registered <= known.silent_since + _MARGIN
+            else:
+                is_gone = known.lease_until <= now
+            if is_gone:
+                known.gone_ms = record.registered_ms
+                since = registered - (0.0 if record.standing.clean else self._gone_after)
+                found.append(Gone(node_id, since, min(known.lease_until, now)))
+        return found
 
     # -- what follows
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -16,7 +16,7 @@ __all__ = ["agree_on_mesh_key", "end_connections", "end_connections_of", "probe"
 
 _PROBE_TTL_MS: Final = 60_000
 _MESH_KEY_BYTES: Final = 32
-_LISTED_CLIENT: Final = re.compile(rb"^id=(\d+) .*? name=(\S*)", re.MULTILINE)
+_LISTED_CLIENT: Final = re.compile(rb"^id=(\d+) .*? name=(\S*) age=(\d+) ", re.MULTILINE)
 
 
 async def probe(link: Link, names: Names) -> Server:
@@ -62,21 +62,26 @@ async def _end_connections(link: Link, clients: Sequence[ClientId]) -> None:
     await link.execute_many([("CLIENT", "KILL", "ID", number) for run_id, number in clients if run_id == here])
 
 
-async def end_connections_of(link: Link, client_names: Collection[str]) -> None:
+async def end_connections_of(link: Link, client_names: Mapping[str, float]) -> None:
     """Let the servers close every connection of these names.  What is not permitted is left out.
+
+    Args:
+        link: the way to Redis.
+        client_names: names as ``CLIENT LIST`` has them, and how old a connection must be, in seconds.
 
     Raises:
         Unavailable: Redis cannot serve; some may have been closed.
     """
-    names = {name.encode() for name in client_names}
-    await all_of([partial(_end_connections_of, shard.link, names) for shard in await link.shards()])
+    oldest = {name.encode(): int(seconds) for name, seconds in client_names.items()}
+    await all_of([partial(_end_connections_of, shard.link, oldest) for shard in await link.shards()])
 
 
-async def _end_connections_of(link: Link, names: Collection[bytes]) -> None:
+async def _end_connections_of(link: Link, oldest: Mapping[bytes, int]) -> None:
     (listed,) = await link.execute_many([("CLIENT", "LIST")])
     if isinstance(listed, bytes):
-        numbers = [int(number) for number, name in _LISTED_CLIENT.findall(listed) if name in names]
-        await link.execute_many([("CLIENT", "KILL", "ID", number) for number in numbers])
+        clients = _LISTED_CLIENT.findall(listed)
+        old = [int(number) for number, name, age in clients if name in oldest and int(age) >= oldest[name]]
+        await link.execute_many([("CLIENT", "KILL", "ID", number) for number in old])
 
 
 async def agree_on_mesh_key(link: Link, names: Names, mine: bytes) -> bytes:

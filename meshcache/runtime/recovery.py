@@ -23,6 +23,7 @@ from ..redis.names import Names, client_name
 from ..redis.probe import end_connections, end_connections_of, probe
 from ..shares import is_share
 from ..stamp import Kind, Op, Stamp
+from ..standings import Gone
 
 __all__ = ["Recovery", "Signals"]
 
@@ -126,7 +127,7 @@ class Recovery:
         self._abandoned = abandoned
         self._wrote = wrote
         self._laid = laid
-        self._ended: list[tuple[int, float]] = []
+        self._gone: list[Gone] = []
         self._batch = _BATCH
         self._woken = anyio.Event()
 
@@ -134,17 +135,18 @@ class Recovery:
         """The mode changed, a key became dirty, or a peer found Redis: look at once."""
         self._woken.set()
 
-    def ended(self, node_id: int, since: float) -> None:
-        """An instance is gone, and may have given up plain writes since that moment, which nobody but others can undo now."""
-        self._ended.append((node_id, since))
-        self.wake()
+    def missed(self, gone: list[Gone]) -> None:
+        """These instances are gone: only others can undo now what they have given up."""
+        self._gone += gone
+        if gone:
+            self.wake()
 
     async def run(self) -> None:
         """Until cancelled."""
         await self._attempt()
         self.tried.set()
         while True:
-            if self._modes.mode is Mode.REDIS and not self._has_work and not self._ended:
+            if self._modes.mode is Mode.REDIS and not self._has_work and not self._gone:
                 await self._pause(None)
             elif self._modes.mode is Mode.MEMORY:
                 pause = self._modes.probe_pause(self._now(), self._random())
@@ -153,7 +155,7 @@ class Recovery:
                 await self._attempt()
             else:
                 await self._attempt()
-                if self._has_work or self._ended:
+                if self._has_work or self._gone:
                     await self._pause(_RETRY)
 
     async def _attempt(self) -> None:
@@ -161,8 +163,7 @@ class Recovery:
         try:
             if self._modes.mode is Mode.MEMORY:
                 await self._signals.probed(await probe(self._link, self._names))
-            if self._ended:
-                await self._end_the_gone()
+            await self._end_the_gone()
             if self._has_work or self._modes.mode is not Mode.REDIS:
                 await self._drain()
         except Unavailable as outage:
@@ -181,10 +182,11 @@ class Recovery:
     async def _end_the_gone(self) -> None:
         """What instances that are gone have sent may be under way for long.  It must arrive no more; what did arrive is undone by
         whoever changed the same keys after it, as if this instance had given up those writes itself."""
-        ended = list(self._ended)
-        await end_connections_of(self._link, [client_name(node_id) for node_id, _ in ended])
-        self._signals.may_be_overtaken(min(since for _, since in ended))
-        del self._ended[: len(ended)]
+        gone, now = list(self._gone), self._now()
+        if gone:
+            await end_connections_of(self._link, {client_name(one.node_id): now - one.until for one in gone})
+            self._signals.may_be_overtaken(min(one.since for one in gone))
+            del self._gone[: len(gone)]
 
     async def _end_abandoned(self) -> None:
         """What was sent on connections that were given up must not arrive after what is about to be written: end them."""
@@ -241,9 +243,11 @@ class Recovery:
         await self._signals.registered(replays=True)
         for _ in range(_HEARINGS):
             if not self._signals.is_undecided():
-                return
+                break
             await anyio.sleep(_HEARING_PAUSE)
-        await self._signals.registered(replays=True)
+        else:
+            await self._signals.registered(replays=True)
+        await self._end_the_gone()  # first: what is replayed needs no undoing then
 
     async def _replay_sweeps(self) -> dict[str, Stamp]:
         """Delete in Redis what the outage deleted by pattern; told to the other instances first, which may hold older keys."""

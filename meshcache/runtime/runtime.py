@@ -457,9 +457,8 @@ class Runtime:
         self._mesh.found(
             [address for record in records if record.lease > 0 and not record.left for address in record.addresses]
         )
-        for node_id, since in self._standings.newly_ended(self._now()):
-            if self._recovery is not None:
-                self._recovery.ended(node_id, since)
+        if self._recovery is not None:
+            self._recovery.missed(self._standings.newly_gone(self._now(), recovering=self.mode is not Mode.REDIS))
 
     # -- what recovery asks
 

@@ -52,9 +52,11 @@ class Client(Protocol):
         resp: 2 or 3.
         prefix: it is told of changes of keys that begin with this; None: it is not.
         name: what it calls itself.
+        since_ms: when it was made.
     """
 
     client_id: int
+    since_ms: int
     name: bytes
     resp: int
     prefix: bytes | None
@@ -346,8 +348,11 @@ class RedisModel:
                 client.name = words[0]
                 return _OK
             case b"LIST", []:
-                listed = (f"id={number} addr=? name=".encode() + one.name for number, one in self.clients.items())
-                return b"".join(line + b" db=0\n" for line in listed)
+                now = self._now_ms()
+                return b"".join(
+                    b"id=%d addr=? name=%b age=%d db=0\n" % (number, one.name, (now - one.since_ms) // 1000)
+                    for number, one in self.clients.items()
+                )
             case b"TRACKING", [b"ON", b"BCAST", b"PREFIX", _, b"NOLOOP"]:
                 client.prefix = words[3]
                 return _OK

@@ -432,6 +432,7 @@ class _Served:
         self.client_id = 0
         self.resp = 2
         self.name = b""
+        self.since_ms = 0
         self.prefix: bytes | None = None
         self._server = server
         self._model = model
@@ -458,6 +459,7 @@ class _Served:
             return
         if not self.client_id:
             self.client_id = self._model.next_client_id()
+            self.since_ms = self._server.now_ms()
             self._model.clients[self.client_id] = self
         while self._unread and isinstance(data := self._unread[0], bytes):
             self._reader.feed(data)
