@@ -221,6 +221,8 @@ def _all_commands(patient: Patient, node: Node) -> list[Command]:
         ("INFO", "server"),
         ("TIME",),
         ("CLIENT", "ID"),
+        ("CLIENT", "SETNAME", "meshcache:doctor"),
+        ("CLIENT", "LIST", "TYPE", "pubsub"),  # few, most likely
         ("CLIENT", "KILL", "ID", 2**62),  # nobody's
         ("HSET", own, "field", "1"),
         ("PEXPIRE", own, _KEY_MS),

@@ -91,10 +91,9 @@ class OutageSimulation:
     Args:
         schedule: what is to happen.
         is_telling: record for a story also what the instances and Redis did; changes nothing else.
-        orphans_arrive: whether what a process that is gone had sent to Redis, in a cut, may still arrive after that.
     """
 
-    def __init__(self, schedule: Schedule, *, is_telling: bool = False, orphans_arrive: bool = True) -> None:
+    def __init__(self, schedule: Schedule, *, is_telling: bool = False) -> None:
         self.schedule = schedule
         random = Random(f"{schedule.seed} surroundings")  # noqa: S311 - repeatable on purpose
         loop = VirtualLoop()
@@ -111,7 +110,6 @@ class OutageSimulation:
             addresses=[(f"10.0.0.{place + 1}", _PORT) for place in range(len(schedule.begins))],
             start=loop.time() + _BEFORE,
             is_telling=is_telling,
-            orphans_arrive=orphans_arrive,
         )
         if is_telling:
             self._server.ran = self._tell_command
@@ -423,16 +421,16 @@ def _readable(word: bytes) -> str:
     return word.decode("ascii", "replace")
 
 
-def run_schedule(seed: int, *, orphans_arrive: bool = True) -> Outcome:
+def run_schedule(seed: int) -> Outcome:
     """Run one schedule; see :class:`OutageSimulation`.
 
     Raises:
         AssertionError: something was wrong; the message has the seed, the schedule and the story.
     """
     schedule = make_schedule(seed)
-    outcome = OutageSimulation(schedule, orphans_arrive=orphans_arrive).run()
+    outcome = OutageSimulation(schedule).run()
     if outcome.violations:
-        told = OutageSimulation(schedule, is_telling=True, orphans_arrive=orphans_arrive).run()
+        told = OutageSimulation(schedule, is_telling=True).run()
         raise AssertionError("\n\n".join([str(told.schedule), *map(str, told.violations[:_TOLD])]))
     return outcome
 
@@ -443,16 +441,13 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m meshcache.testing.outage_simulator")
     parser.add_argument("seed", type=int)
     parser.add_argument("count", type=int, nargs="?", default=1)
-    parser.add_argument(
-        "--no-orphans", action="store_true", help="what a process that is gone had sent does not arrive any more"
-    )
     options = parser.parse_args()
     start, many = options.seed, options.count
     failures: list[int] = []
     slowest, newest, still = 0.0, 0, 0
     for seed in range(start, start + many):
         try:
-            outcome = run_schedule(seed, orphans_arrive=not options.no_orphans)
+            outcome = run_schedule(seed)
         except AssertionError as failure:
             failures.append(seed)
             print(f"{failure}\n", flush=True)  # noqa: T201

@@ -152,7 +152,7 @@ class Instance:
         self.process.stop()
         if self._socket is not None:
             self._socket.close()
-        self.wire.hang_up(with_data=self._world.orphans_arrive)
+        self.wire.hang_up()
 
     async def leave(self) -> None:
         """Close the cache, as a deployment does."""
@@ -160,8 +160,6 @@ class Instance:
         if not self.is_killed:
             self._go()
             await self.process.start(self._cache.aclose())
-            if not self._world.orphans_arrive:
-                self.wire.hang_up(with_data=False)
 
     async def halt(self) -> None:
         """No more calls; those under way have ended then."""

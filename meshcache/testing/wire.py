@@ -227,19 +227,10 @@ class Wire:
         connection.protocol.connection_made(connection)
         return connection
 
-    def hang_up(self, *, with_data: bool = True) -> None:
-        """The process is dead: its kernel ends all its connections.
-
-        Args:
-            with_data: whether it still brings to the server what was sent before.
-        """
+    def hang_up(self) -> None:
+        """The process is dead: its kernel ends all its connections, and still brings to the server what was sent before."""
         for connection in list(self._connections):
-            if not with_data:
-                connection.up.cut()
             connection.give_up()
-        if not with_data:
-            for way in self.keeping:
-                way.cut()
 
     def forget(self, connection: _Connection) -> None:
         """This connection is no more, for the client."""

@@ -42,7 +42,6 @@ class World:
         ether: the network.
         addresses: of each place.
         start: when the trouble begins.
-        orphans_arrive: whether what a process that is gone had sent, in a cut, may still arrive, long after.
         is_telling: whether what only a story needs is recorded.
         names: of the instances by node id.
         calls: those that have ended.
@@ -58,7 +57,6 @@ class World:
     addresses: list[Address]
     start: float
     is_telling: bool
-    orphans_arrive: bool = True
     names: dict[str, str] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     open_calls: dict[int, list[Call]] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from meshcache.near import Near
 from meshcache.redis.link import Identity
 from meshcache.runtime import recovery
 from meshcache.runtime.membership import Membership
+from meshcache.runtime.recovery import Recovery
 from meshcache.runtime.runtime import Runtime
 from meshcache.stamp import Stamp
 from meshcache.testing.outage_simulator import OutageSimulation, Outcome, run_schedule
@@ -47,6 +48,12 @@ def test_schedule(seed: int) -> None:
         5_000_076,  # who brought writes to Redis had not said so there, and somebody wrote plainly in the meantime
         5_001_606,  # as 5_000_076
         6_007_656,  # a value of which a copy was read again lived on for as long as copies do, in the next outage
+        3_011_255,  # what a process had sent arrived after its end, and after a newer delete of the others
+        3_012_280,  # as 3_011_255
+        6_019_504,  # as 3_011_255, and the newer delete was of an instance that was opened afterwards
+        7_017_754,  # as 3_011_255, a moment after its end
+        8_009_065,  # as 3_011_255
+        8_010_201,  # as 3_011_255, of one that was closed
         2_014_228,  # a write that was given up during a replay was made good before its connection was ended
     ],
 )
@@ -66,9 +73,10 @@ def of_any_server(self: Identity, *replies: Any, check: Any = Identity.check) ->
 BROKEN = [
     pytest.param(Membership, "may_set", lambda _, ops: ops, (53, 146, 165, 240), id="brings any old value to Redis"),
     pytest.param(Runtime, "in_doubt", lambda *_: None, (337, 383), id="forgets what may still arrive"),
-    pytest.param(Identity, "check", of_any_server, (87, 204, 296), id="does not see that Redis was started anew"),
+    pytest.param(Identity, "check", of_any_server, (354,), id="does not see that Redis was started anew"),
     pytest.param(recovery, "read_sweeps", nothing, (53, 72), id="does not ask what others deleted by pattern"),
     pytest.param(MemoryTier, "forget_in_redis", lambda *_: None, (1, 10, 48), id="does not know what Redis forgot"),
+    pytest.param(Recovery, "missed", lambda *_: None, (3_011_255, 7_017_754), id="does not miss those who are gone"),
     pytest.param(Near, "invalidate", lambda *_: None, (6, 7, 11, 18), id="does not hear what others change"),
 ]
 """What a cache may do wrong, and seeds some of which show it.  If none does after a change, look for others."""

@@ -106,3 +106,40 @@ def test_what_was_undone_of_late() -> None:
     assert recent.laid_since(0.0) == ["a", "c"]
     recent.forget_before(3.5)
     assert recent.laid_since(0.0) == ["c"]
+
+
+def test_overtaken_is_what_somebody_else_changed_after_this_instance() -> None:
+    recent = Recent(100)
+    recent.changed(["before"], 1.0)
+    for key in ("before", "after", "never"):
+        recent.wrote(key, stamp(5), 5.0)
+    recent.changed(["after", "not of this instance"], 6.0)
+    assert recent.overtaken_since(0.0, told_since=0.0) == [Op(Kind.INVALIDATE, "after", stamp(5))]
+    assert recent.overtaken_since(5.5, told_since=0.0) == []
+
+
+def test_what_was_changed_while_nobody_told_of_changes_may_be_overtaken() -> None:
+    recent = Recent(100)
+    recent.wrote("untold", stamp(2), 2.0)
+    recent.wrote("told", stamp(5), 5.0)
+    recent.swept("a:*", stamp(2), 2.0)
+    assert keys(recent.overtaken_since(0.0, told_since=4.0)) == {"untold", "a:*"}
+    assert keys(recent.overtaken_since(0.0, told_since=inf)) == {"untold", "told", "a:*"}
+    recent.flushed(6.0)
+    assert keys(recent.overtaken_since(0.0, told_since=4.0)) == {"untold", "told", "a:*"}
+
+
+def test_of_a_pattern_that_was_deleted_the_keys_that_came_back_are_overtaken() -> None:
+    recent = Recent(100)
+    recent.swept("a:*", stamp(5), 5.0)
+    recent.changed(["a:1", "b:1"], 6.0)
+    assert recent.overtaken_since(0.0, told_since=0.0) == [Op(Kind.INVALIDATE, "a:1", stamp(5))]
+
+
+def test_of_more_changes_than_are_remembered_whatever_others_changed_is_overtaken() -> None:
+    recent = Recent(3)
+    for n in range(5):
+        recent.wrote(f"key:{n}", stamp(n), float(n))
+    recent.changed(["key:0"], 3.0)
+    assert keys(recent.overtaken_since(0.0, told_since=0.0)) == {"key:0"}
+    assert keys(recent.overtaken_since(0.0, told_since=inf)) == {"*"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshcache.stamp import Stamp, make_stamp, stamp_ms
-from meshcache.standings import NEVER, Record, Standing, Standings
+from meshcache.standings import NEVER, Gone, Record, Standing, Standings
 
 WALL_MS = 1_700_000_000_000
 PEER, OTHER = 7, 8
@@ -202,3 +202,57 @@ def test_of_what_it_registered_and_what_was_heard_the_newer_holds() -> None:
     known.registered([record(PEER, PLAIN._replace(number=6), 4.0, 4.0)], 4.0)
     lose(known, PEER, 5.0, silent=True)
     assert last_plain(known, 5.0) is None
+
+
+def gone(known: Standings, now: float, *, recovering: bool = False) -> list[Gone]:
+    return known.newly_gone(now, recovering=recovering)
+
+
+def test_an_instance_is_gone_when_its_lease_has_ended_and_is_told_once() -> None:
+    known = standings()
+    known.registered([record(PEER, PLAIN, 10.0, 10.0)], 10.0)
+    assert gone(known, 10.0 + LEASE - 0.1) == []
+    assert gone(known, 10.0 + LEASE) == [Gone(PEER, since=10.0, until=10.0 + LEASE)]
+    assert gone(known, 100.0) == []
+    known.registered([record(PEER, PLAIN, 100.0, 101.0)], 101.0)
+    assert gone(known, 101.0) == []
+    assert [one.since for one in gone(known, 116.0)] == [100.0]
+
+
+def test_an_instance_that_was_not_clean_may_have_given_up_writes_before_it_said_so() -> None:
+    known = standings()
+    known.registered([record(PEER, fenced(9.0, clean=False), 10.0, 30.0)], 30.0)
+    assert gone(known, 30.0) == [Gone(PEER, since=5.0, until=25.0)]
+
+
+def test_an_instance_that_is_heard_undoes_its_own() -> None:
+    known = standings()
+    known.joined(PEER, clean=True)
+    known.registered([record(PEER, PLAIN, 10.0, 30.0)], 30.0)
+    assert gone(known, 30.0, recovering=True) == []
+    lose(known, PEER, 40.0, silent=True)
+    assert [one.node_id for one in gone(known, 40.0)] == [PEER]
+
+
+def test_whoever_is_about_to_bring_writes_does_not_wait_for_the_lease_of_one_that_fell_silent() -> None:
+    known = standings()
+    known.joined(PEER, clean=True)
+    known.joined(OTHER, clean=True)
+    for node_id in (PEER, OTHER):
+        lose(known, node_id, 15.0, silent=True)  # heard last at 10
+    known.registered([record(PEER, PLAIN, 9.0, 16.0), record(OTHER, PLAIN, 14.0, 16.0)], 16.0)
+    assert gone(known, 16.0) == []
+    # The other one has registered since it was heard last: it lives.
+    assert gone(known, 16.0, recovering=True) == [Gone(PEER, since=9.0, until=16.0)]
+    assert [one.node_id for one in gone(known, 100.0)] == [OTHER]
+
+
+def test_of_those_who_said_goodbye_only_one_that_was_not_clean_leaves_something_behind() -> None:
+    known = standings()
+    left = [
+        record(PEER, fenced(9.0), 10.0, 11.0, left=True),
+        record(OTHER, fenced(9.0, clean=False), 10.0, 11.0, left=True),
+    ]
+    known.registered(left, 11.0)
+    assert [one.node_id for one in gone(known, 11.0)] == [OTHER]
+    assert gone(known, 100.0) == []

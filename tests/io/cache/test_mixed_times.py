@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,10 @@ import anyio
 import pytest
 
 from meshcache import MeshCache, Mode
+from meshcache.redis.connect import open_link
+from meshcache.redis.names import Names, client_name
+from meshcache.redis.registry import register
+from meshcache.standings import Record, Standing
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
 from tests.io.cache.instances import SECRET, lone_cache, mesh
@@ -337,6 +342,33 @@ async def test_a_write_that_was_given_up_does_not_arrive_after_a_newer_one(
         await eventually(lambda: two.stats()["dirty"] == 0 and two.mode is Mode.REDIS)
         assert await one.get("key") in ("newer", None)
         assert await two.get("key") in ("newer", None)
+
+
+@pytest.mark.parametrize("near_cache", ["standby", "off"])
+async def test_a_write_that_arrives_after_the_end_of_its_writer_does_not_stay(
+    redis_server: RedisServer, near_cache: str
+) -> None:
+    """A process hands a write to its system and is killed, the network brings it after a newer one."""
+    redis, orphan = redis_server.client(), redis_server.client()
+    node_id = 0xDEAD
+    orphan.client_setname(client_name(node_id))
+    number = orphan.client_id()
+    link = open_link(redis_server.url, timeout=1.0)
+    async with lone_cache(redis_server.url, codec="text", near_cache=near_cache) as one:
+        await one.set_many({"replaced": "newer", "kept": "newer"})
+        orphan.set("test:replaced", "of one that is dead")
+        orphan.set("test:foreign", "of one that is dead")
+        standing = Standing(plain=True, clean=True)
+        registered = Record(node_id, standing, time.time_ns() // 1_000_000, lease=0.1)
+        await register(link, Names("test"), registered, number=1, keep=600.0)
+        await eventually(lambda: redis.get("test:replaced") is None, 10)
+        assert await one.get("replaced") is None
+        assert await one.get("kept") == ("newer" if near_cache == "standby" else None)
+        assert redis.get("test:foreign") == b"of one that is dead"
+        await eventually(lambda: number not in {int(client["id"]) for client in redis.client_list()})
+        await one.set("kept", "again")
+        assert redis.get("test:kept") == b"again"
+    await link.aclose()
 
 
 Writes = Callable[[MeshCache], Awaitable[Any]]

@@ -14,7 +14,7 @@ import pytest
 
 from meshcache.errors import RedisCommandError, Unavailable
 from meshcache.redis.link import Link, Server
-from meshcache.redis.probe import end_connections
+from meshcache.redis.probe import end_connections, end_connections_of
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
 from tests.support import eventually, free_port
@@ -335,6 +335,25 @@ async def test_a_connection_given_up_can_be_named_and_killed(own_server: RedisSe
     await end_connections(other, link.identity.abandoned)
     await other.execute("CLIENT", "UNPAUSE")
     assert await other.execute("EXISTS", "key") == 0
+
+
+async def test_all_connections_of_a_name_can_be_ended(own_server: RedisServer, opened: Opened) -> None:
+    gone, namesake, other = opened(own_server.url), opened(own_server.url), opened(own_server.url)
+    gone.identity.client_name = namesake.identity.client_name = "meshcache:gone"
+    other.identity.client_name = "meshcache:other"
+    own = await other.execute("CLIENT", "ID")
+    assert await other.execute("CLIENT", "GETNAME") == b"meshcache:other"
+    for link in (gone, namesake):
+        await link.execute("PING")
+
+    def names() -> list[str]:
+        return sorted(client["name"] for client in own_server.client().client_list() if client["name"])
+
+    await end_connections_of(other, {"meshcache:gone": 3600.0})
+    assert names() == ["meshcache:gone", "meshcache:gone", "meshcache:other"]  # none is so old
+    await end_connections_of(other, {"meshcache:gone": 0.0, "meshcache:nobody": 0.0})
+    assert names() == ["meshcache:other"]
+    assert await other.execute("CLIENT", "ID") == own
 
 
 class Impostor:
