@@ -60,8 +60,8 @@ class Unavailable(Exception):  # noqa: N818 - a condition that the package handl
     Attributes:
         cause: one line for the operator's log, without secrets.
         timed_out: the call waited longer than ``op_timeout``; one such alone does not prove an outage.
-        repeated: another call that timed out in the same round trip was told already, and Redis has answered others since
-            that was sent: this one proves nothing more.
+        repeated: another call that timed out in the same round trip was told already, and Redis has answered what was sent
+            after it: this one proves nothing more.
     """
 
     def __init__(self, cause: str, *, timed_out: bool = False, repeated: bool = False) -> None:

@@ -89,7 +89,8 @@ class BatchLink:
         self._idle: list[_Call] = []  # what the lanes without work wait for
         self._more_lanes = 0
         self._watch: _Call | None = None  # what the watch waits for while nobody waits for a lane
-        self._answers = 0  # round trips that had an answer
+        self._sent = 0  # how many round trips there were
+        self._answered = 0  # the number of the one that began last of those that had an answer
         self._large: dict[Argument, None] = {}  # keys; the oldest first
 
     @property
@@ -122,11 +123,12 @@ class BatchLink:
     async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
         """A batch already; see :class:`~meshcache.redis.link.Link`."""
         self._alone += 1
+        number = self._next_number()
         try:
             replies = await self._link.execute_many(commands)
         finally:
             self._alone -= 1
-        self._answers += 1
+        self._has_answer(number)
         return replies
 
     async def shards(self) -> Sequence[Shard]:
@@ -195,11 +197,12 @@ class BatchLink:
 
     async def _execute_alone(self, command: Command) -> Any:
         self._alone += 1
+        number = self._next_number()
         try:
             reply = await self._link.execute(*command)
         finally:
             self._alone -= 1
-        self._answers += 1
+        self._has_answer(number)
         self._weigh(command, reply)
         return reply
 
@@ -222,7 +225,14 @@ class BatchLink:
             if not call.done():
                 size += call.size
                 calls.append(call)
-        return _Batch(calls, self._answers)
+        return _Batch(calls, self._next_number())
+
+    def _next_number(self) -> int:
+        self._sent += 1
+        return self._sent
+
+    def _has_answer(self, number: int) -> None:
+        self._answered = max(self._answered, number)
 
     async def _send(self, batch: _Batch) -> None:
         """One round trip.  Every caller that still waits is told what came of it."""
@@ -231,11 +241,11 @@ class BatchLink:
         try:
             replies = await self._round_trip(batch)
         except Unavailable as outage:
-            _tell(calls, outage, others_answered=self._answers > batch.answers)
+            _tell(calls, outage, others_answered=self._answered > batch.number)
         except Exception as error:  # noqa: BLE001 - a defect, but no reason to let a hundred callers hang
             _tell(calls, Unavailable(f"{self._server}: {error!r}"))
         else:
-            self._answers += 1
+            self._has_answer(batch.number)
             for call, reply in zip(calls, replies, strict=True):
                 if not call.done():
                     call.set_result(reply)
@@ -320,11 +330,11 @@ class _Batch:
     """Calls that are sent together, in the order in which they began.
 
     Attributes:
-        answers: how many round trips had an answer when it was sent.
+        number: which of all round trips it is: of what began before it, an answer says nothing of what Redis does now.
     """
 
-    __slots__ = ("answers", "calls")
+    __slots__ = ("calls", "number")
 
-    def __init__(self, calls: list[_Call], answers: int) -> None:
+    def __init__(self, calls: list[_Call], number: int) -> None:
         self.calls = calls
-        self.answers = answers
+        self.number = number

@@ -407,3 +407,22 @@ async def test_every_call_of_a_silent_batch_counts_if_nobody_was_answered(gate: 
         outages = await timed_out_batch(link, gate, callers, others_answered=False)
     assert len(outages) == 10
     assert not any(outage.repeated for outage in outages)
+
+
+async def test_an_answer_to_what_was_sent_before_does_not_say_that_redis_answers(gate: Gate, callers: Callers) -> None:
+    """Redis falls silent just when it has answered another connection."""
+    async with running(gate) as link:
+        before = gate.close()
+        callers.start(link, "before", "ECHO", "answered")
+        await eventually(lambda: gate.held == 1)
+        silence = gate.close()
+        for i in range(12):
+            callers.start(link, i, "ECHO", str(i))
+        await eventually(lambda: len(gate.batches) == 1)
+        before.let_go()
+        await eventually(lambda: callers.outcomes.get("before") == b"answered")
+        silence.let_go(no_answer(TIMEOUT, "the server"))
+        await eventually(lambda: len(callers.times) == 13)
+        outages = [callers.outcomes[int(command[1])] for command in gate.batches[0]]
+    assert len(outages) > 8
+    assert not any(outage.repeated for outage in outages)
