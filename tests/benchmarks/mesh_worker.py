@@ -56,8 +56,8 @@ class MeshWorker(Worker):
         apply, read = type(runtime.memory).apply, type(runtime._socket)._read
         seen = self._seen
 
-        def apply_and_note(ops: Any) -> None:
-            apply(runtime.memory, ops)
+        def apply_and_note(ops: Any, **options: Any) -> None:
+            apply(runtime.memory, ops, **options)
             seen.note(*[op.key for op in ops])
 
         runtime.memory.apply = apply_and_note
@@ -77,7 +77,7 @@ class MeshWorker(Worker):
         runtime: Any = self.cache._runtime
         for start in range(0, count, BATCH):
             for n in range(start, min(count, start + BATCH)):
-                runtime._network.publish(Op(Kind.SET, f"{prefix}:{n}", runtime.memory._clock.tick(), VALUE.encode()))
+                runtime._mesh.publish(Op(Kind.SET, f"{prefix}:{n}", runtime.memory._clock.tick(), VALUE.encode()))
             await anyio.sleep(0)
         return {}
 
