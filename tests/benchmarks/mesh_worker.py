@@ -62,7 +62,7 @@ class MeshWorker(Worker):
 
         runtime.memory.apply = apply_and_note
         if loss:
-            runtime._socket._read = lambda: [it for it in read(runtime._socket) if random.random() >= loss]
+            runtime._socket._read = lambda: (it for it in read(runtime._socket) if random.random() >= loss)
         return {}
 
     async def set_all(self, prefix: str, count: int) -> Mapping[str, Any]:
