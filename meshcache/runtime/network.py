@@ -70,10 +70,12 @@ class Network:
         """Tell all peers of a write: at once if it comes alone; those of one turn of the event loop share datagrams."""
         now = self._now()
         self.node.publish(op, now)
-        if now >= self._alone_from:
+        if now < self._alone_from:
+            self._to_send.set()
+        else:
             self._alone_from = now + _ALONE
             self._send()
-        self._to_send.set()
+            self._rearm()
 
     def announce(self, mode: Mode, standing: Standing) -> None:
         """Tell all peers of a new mode or standing, now."""
