@@ -58,7 +58,8 @@ class MeshWorker(Worker):
 
         def apply_and_note(ops: Any, **options: Any) -> None:
             apply(runtime.memory, ops, **options)
-            seen.note(*[op.key for op in ops])
+            if keys := [op.key for op in ops]:
+                seen.note(*keys)
 
         runtime.memory.apply = apply_and_note
         if loss:
