@@ -537,10 +537,11 @@ class MemoryTier:
         return Op(Kind.SET, key, stamp, entry.value, entry.expires_at)
 
     def _write(self, op: Op, now: float) -> None:
-        self._counters_follow(op)
-        self.store.apply(op, now)
+        # The peers are told first: the write is on its way to them while this instance takes it in.
         self._mark(op, foreign=False)
         self._publish(op)
+        self._counters_follow(op)
+        self.store.apply(op, now)
 
     def _counters_follow(self, op: Op) -> None:
         if op.kind is Kind.SWEEP:

@@ -1,4 +1,4 @@
-"""The mesh's socket: raw and non-blocking, read many datagrams at a time.
+"""The mesh's socket: raw and non-blocking, read dry at each wake-up.
 
 anyio's own UDP sockets keep 100 datagrams on asyncio and drop the oldest without a word; here the kernel's buffer, raised
 to 4 MiB, is the only queue.  This room moves bytes; it does not look into them.
@@ -12,8 +12,9 @@ import errno
 import ipaddress
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import NoReturn
 
 import anyio
 
@@ -86,21 +87,33 @@ class UdpSocket:
             ips = tuple(ip for ip in ips if ":" not in ip)
         return cls(bound, ips, everywhere=follows)
 
-    async def receive(self) -> list[tuple[bytes, Address]]:
-        """Wait for datagrams, then take all that are there, 64 at most, each with its sender.  Never empty.
+    async def listen(self, take: Callable[[Iterable[tuple[bytes, Address]]], None]) -> None:
+        """Hand over what arrives, until cancelled or closed.
+
+        Args:
+            take: called in the event loop as soon as datagrams are there, with an iterator over them, each with its sender, 64
+                at most.  Each is read when it is asked for.  What is not asked for stays in the kernel's buffer, and
+                ``take`` is called again once others had their turn.  What it raises is raised here.
 
         Raises:
             anyio.ClosedResourceError: the socket was closed, before or meanwhile.
         """
+        if self._socket.fileno() < 0:
+            raise anyio.ClosedResourceError
+        loop = asyncio_loop()
+        if loop is not None:
+            with contextlib.suppress(NotImplementedError):  # Windows' proactor; anyio has a thread for it
+                self._watch = _Watch(loop, self._socket, lambda: take(self._read()))
+        if self._watch is not None:
+            await self._watch.run()
         while True:
             try:
-                await self._wait_readable()
+                await anyio.wait_readable(self._socket)
             except (OSError, ValueError) as error:  # its file descriptor is gone
                 raise anyio.ClosedResourceError from error
             if self._socket.fileno() < 0:
                 raise anyio.ClosedResourceError
-            if datagrams := self._read():
-                return datagrams
+            take(self._read())
 
     def send(self, datagrams: Iterable[tuple[bytes, Iterable[Address]]]) -> None:
         """Send each datagram to all its destinations, without waiting.
@@ -120,7 +133,7 @@ class UdpSocket:
                     self.send_errors += 1
 
     def close(self) -> None:
-        """Close the socket.  A task that waits in :meth:`receive` gets ``ClosedResourceError``.  May be called twice."""
+        """Close the socket.  A task in :meth:`listen` gets ``ClosedResourceError``.  May be called twice."""
         if self._socket.fileno() >= 0:
             if self._watch is not None:
                 self._watch.close()
@@ -132,18 +145,7 @@ class UdpSocket:
         """Close a forked child's copy.  Tells no event loop: the child shares what its parent's waits with."""
         self._socket.close()
 
-    async def _wait_readable(self) -> None:
-        loop = asyncio_loop()
-        if loop is not None and self._watch is None and self._socket.fileno() >= 0:
-            with contextlib.suppress(NotImplementedError):  # Windows' proactor; anyio has a thread for it
-                self._watch = _Watch(loop, self._socket)
-        if self._watch is not None:
-            await self._watch.wait()
-        else:
-            await anyio.wait_readable(self._socket)
-
-    def _read(self) -> list[tuple[bytes, Address]]:
-        datagrams: list[tuple[bytes, Address]] = []
+    def _read(self) -> Iterator[tuple[bytes, Address]]:
         for _ in range(_DATAGRAMS_AT_ONCE):
             try:
                 data, sender = self._socket.recvfrom(_DATAGRAM_BYTES)
@@ -152,53 +154,48 @@ class UdpSocket:
             except OSError:
                 continue  # ICMP told of an earlier datagram's fate: its peer is gone, which heartbeats find out
             host: str = sender[0]
-            datagrams.append((data, (host.removeprefix("::ffff:") if "." in host else host, sender[1])))
-        return datagrams
+            yield data, (host.removeprefix("::ffff:") if "." in host else host, sender[1])
 
 
 class _Watch:
-    """Whether a socket is readable, on asyncio: it stays in the selector between two waits.
+    """Calls ``readable`` whenever a socket is, on asyncio: in the very callback of the selector.
 
-    Putting it in and taking it out for each wait, as ``anyio.wait_readable`` does, costs as much as reading a datagram.
+    To wake a task that reads, as ``anyio.wait_readable`` does, takes one more turn of the event loop, and putting the socket
+    into the selector and taking it out for each wait costs as much as reading a datagram.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, watched: socket.socket) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, watched: socket.socket, readable: Callable[[], None]) -> None:
         self._loop = loop
         self._descriptor = watched.fileno()
-        self._waiter: asyncio.Future[None] | None = None
-        self._is_watching = False
-        self._watch()
+        self._readable = readable
+        self._ended: asyncio.Future[NoReturn] = loop.create_future()
+        loop.add_reader(self._descriptor, self._call)
 
-    async def wait(self) -> None:
-        """Until it is readable, or closed."""
-        self._waiter = self._loop.create_future()
-        if not self._is_watching:
-            self._watch()
-        await self._waiter
+    async def run(self) -> NoReturn:
+        """Until cancelled, closed, or ``readable`` raises, which is raised here."""
+        try:
+            await self._ended
+        finally:
+            self._unwatch()
 
     def close(self) -> None:
-        """Let go of the socket, which is still open, and end the wait."""
-        self._unwatch()
-        self._wake()
+        """Let go of the socket, which is still open, and end :meth:`run`."""
+        self._end(anyio.ClosedResourceError())
 
-    def _watch(self) -> None:
-        self._loop.add_reader(self._descriptor, self._readable)
-        self._is_watching = True
+    def _call(self) -> None:
+        try:
+            self._readable()
+        except Exception as error:  # noqa: BLE001 - raised again by the task
+            self._end(error)
+
+    def _end(self, error: Exception) -> None:
+        self._unwatch()
+        if not self._ended.done():
+            self._ended.set_exception(error)
 
     def _unwatch(self) -> None:
-        if self._is_watching and not self._loop.is_closed():
+        if not self._loop.is_closed():
             self._loop.remove_reader(self._descriptor)
-        self._is_watching = False
-
-    def _readable(self) -> None:
-        if not self._wake():
-            self._unwatch()  # nobody waits: the selector would tell us without end
-
-    def _wake(self) -> bool:
-        if self._waiter is None or self._waiter.done():
-            return False
-        self._waiter.set_result(None)
-        return True
 
 
 @lru_cache(maxsize=4096)

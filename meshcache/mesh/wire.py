@@ -401,7 +401,8 @@ def _padded(body: bytes) -> bytes:
 
 
 def _pack(value: object) -> bytes:
-    packed: bytes = msgpack.packb(value)
+    # Not packb, which reserves 256 KiB each time.
+    packed: bytes = msgpack.Packer(buf_size=MAX_BODY_BYTES).pack(value)
     return packed
 
 

@@ -2,22 +2,23 @@
 
 It moves datagrams and events, and decides nothing.  What has to be done after anything happened is in one method, ``_pump``.
 
-Three tasks call the node: one when datagrams come, one when there is something to send, one when its timer rings.  A write
-goes the short way: it neither waits for a timer nor sets one anew, unless the node wants to be woken sooner than it will be.
+The socket calls the node when datagrams come; two tasks do, one when there is something to send, one when its timer rings.
+A write goes the short way: it neither waits for a timer nor sets one anew, unless the node wants to be woken sooner than it
+will be.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
 import anyio
-import anyio.lowlevel
 
 from ..discovery.base import Announcement, Discovery
 from ..events import Mode
 from ..mesh.node import MeshEvent, Node
+from ..mesh.settings import Address
 from ..stamp import Op
 from ..standings import Standing
 from .surroundings import DatagramSocket
@@ -69,10 +70,12 @@ class Network:
         """Tell all peers of a write: at once if it comes alone; those of one turn of the event loop share datagrams."""
         now = self._now()
         self.node.publish(op, now)
-        if now >= self._alone_from:
+        if now < self._alone_from:
+            self._to_send.set()
+        else:
             self._alone_from = now + _ALONE
             self._send()
-        self._to_send.set()
+            self._rearm()
 
     def announce(self, mode: Mode, standing: Standing) -> None:
         """Tell all peers of a new mode or standing, now."""
@@ -89,7 +92,7 @@ class Network:
         """Until cancelled; says goodbye to the peers then, before the sources do, which may take a moment."""
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._receive)
+                tasks.start_soon(self._socket.listen, self._receive)
                 tasks.start_soon(self._publish)
                 for source in self._sources:
                     tasks.start_soon(self._discover, source)
@@ -101,20 +104,15 @@ class Network:
         finally:
             self._socket.close()
 
-    async def _receive(self) -> None:
-        while True:
-            datagrams = await self._socket.receive()
-            begun = now = self._now()
-            for data, sender in datagrams:
-                self.node.receive_datagram(data, sender, now)
-                self._tell()
-                now = self._now()
-                if now - begun > _TURN:
-                    self._pump()
-                    await anyio.lowlevel.checkpoint()
-                    begun = now = self._now()
-            self._pump()
-            await anyio.lowlevel.checkpoint()
+    def _receive(self, datagrams: Iterable[tuple[bytes, Address]]) -> None:
+        begun = now = self._now()
+        for data, sender in datagrams:
+            self.node.receive_datagram(data, sender, now)
+            self._tell()
+            now = self._now()
+            if now - begun > _TURN:
+                break  # the rest waits in the kernel
+        self._pump()
 
     async def _publish(self) -> None:
         while True:

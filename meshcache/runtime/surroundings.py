@@ -27,8 +27,8 @@ class DatagramSocket(Protocol):
     everywhere: bool
     send_errors: int
 
-    async def receive(self) -> list[tuple[bytes, Address]]:
-        """Wait for datagrams, each with its sender."""
+    async def listen(self, take: Callable[[Iterable[tuple[bytes, Address]]], None]) -> None:
+        """Hand over what arrives, each datagram with its sender, until cancelled or closed."""
         ...
 
     def send(self, datagrams: Iterable[tuple[bytes, Iterable[Address]]]) -> None:

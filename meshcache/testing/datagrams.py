@@ -7,10 +7,12 @@ What may not enter: what instances are, faults.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 
 from ..mesh.settings import Address
 from .network import Carrier, Packet, Weather
@@ -39,7 +41,7 @@ class _Mailbox:
 
     def __init__(self, process: Process, address: Address) -> None:
         self.address = address
-        self.unread: list[tuple[bytes, Address]] = []
+        self.unread: deque[tuple[bytes, Address]] = deque()
         self.waiter: asyncio.Future[None] | None = None
         self._process = process
 
@@ -69,16 +71,17 @@ class SimulatedSocket:
         ether.hosts[address] = self._mailbox
         self._is_closed = False
 
-    async def receive(self) -> list[tuple[bytes, Address]]:
+    async def listen(self, take: Callable[[Iterable[tuple[bytes, Address]]], None]) -> None:
         """See there."""
         mailbox = self._mailbox
-        while not mailbox.unread:
-            if self._is_closed:
-                raise anyio.ClosedResourceError
-            mailbox.waiter = asyncio.get_running_loop().create_future()
-            await mailbox.waiter
-        datagrams, mailbox.unread = mailbox.unread[:_DATAGRAMS_AT_ONCE], mailbox.unread[_DATAGRAMS_AT_ONCE:]
-        return datagrams
+        while True:
+            while not mailbox.unread:
+                if self._is_closed:
+                    raise anyio.ClosedResourceError
+                mailbox.waiter = asyncio.get_running_loop().create_future()
+                await mailbox.waiter
+            take(self._read())
+            await anyio.lowlevel.checkpoint()
 
     def send(self, datagrams: Iterable[tuple[bytes, Iterable[Address]]]) -> None:
         """See there."""
@@ -98,3 +101,10 @@ class SimulatedSocket:
     def abandon(self) -> None:
         """See there."""
         self.close()
+
+    def _read(self) -> Iterator[tuple[bytes, Address]]:
+        unread = self._mailbox.unread
+        for _ in range(_DATAGRAMS_AT_ONCE):
+            if not unread:
+                break
+            yield unread.popleft()

@@ -58,11 +58,12 @@ class MeshWorker(Worker):
 
         def apply_and_note(ops: Any, **options: Any) -> None:
             apply(runtime.memory, ops, **options)
-            seen.note(*[op.key for op in ops])
+            if keys := [op.key for op in ops]:
+                seen.note(*keys)
 
         runtime.memory.apply = apply_and_note
         if loss:
-            runtime._socket._read = lambda: [it for it in read(runtime._socket) if random.random() >= loss]
+            runtime._socket._read = lambda: (it for it in read(runtime._socket) if random.random() >= loss)
         return {}
 
     async def set_all(self, prefix: str, count: int) -> Mapping[str, Any]:

@@ -73,6 +73,18 @@ def tier(instance: Instance) -> MemoryTier:
 # -- calls
 
 
+def test_the_peers_are_told_once_the_journal_has_a_write_and_before_the_store_has(
+    instance: Instance, tier: MemoryTier
+) -> None:
+    told: list[tuple[bool, bool]] = []
+    tier._publish = lambda op: told.append(
+        (tier.is_dirty(op.key), instance.store.peek(op.key, instance.now) is not None)
+    )
+    run(tier.set("key", b"value", None))
+    assert told == [(True, False)]
+    assert run(tier.get("key")) == b"value"
+
+
 def test_a_value_is_read_back_journalled_and_published_until_it_expires(instance: Instance, tier: MemoryTier) -> None:
     assert run(tier.set("key", b"value", 5_000)) is True
     assert run(tier.get("key")) == b"value"

@@ -10,11 +10,12 @@ import json
 import logging
 import secrets
 import sys
+from collections.abc import Iterable
 
 import anyio
 
 from meshcache.discovery import Announcement, Mdns
-from meshcache.udp import UdpSocket
+from meshcache.udp import Address, UdpSocket
 
 
 async def main(namespace: str, interfaces: list[str] | None, mdns: list[str] | None = None) -> None:
@@ -25,14 +26,13 @@ async def main(namespace: str, interfaces: list[str] | None, mdns: list[str] | N
         print("found", host, port, flush=True)
         near.send([(b"greetings", [(host, port)])])
 
-    async def hear() -> None:
-        while True:
-            for data, (host, _) in await near.receive():
-                print("heard", host, data.decode(), flush=True)
+    def hear(datagrams: Iterable[tuple[bytes, Address]]) -> None:
+        for data, (host, _) in datagrams:
+            print("heard", host, data.decode(), flush=True)
 
     print("ready", near.port, flush=True)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(hear)
+        tasks.start_soon(near.listen, hear)
         while True:
             try:
                 await Mdns(mdns).run(announcement, found)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import pairwise
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from meshcache.errors import ConfigError
 from meshcache.interfaces import local_addresses
-from meshcache.udp import UdpSocket
+from meshcache.udp import Address, UdpSocket
 from tests.support import free_port
 
 HAS_IPV6 = "::1" in {item.ip for item in local_addresses()}
@@ -28,14 +30,24 @@ def far() -> Iterator[UdpSocket]:
     far.close()
 
 
-async def collect(source: UdpSocket, count: int) -> list[tuple[bytes, tuple[str, int]]]:
-    datagrams: list[tuple[bytes, tuple[str, int]]] = []
+async def collect(source: UdpSocket, count: int) -> list[tuple[bytes, Address]]:
+    datagrams: list[tuple[bytes, Address]] = []
+
+    def take(arrived: Iterable[tuple[bytes, Address]]) -> None:
+        batch = list(arrived)
+        assert len(batch) <= 64
+        datagrams.extend(batch)
+        if len(datagrams) >= count:
+            tasks.cancel_scope.cancel()
+
     with anyio.fail_after(5):
-        while len(datagrams) < count:
-            batch = await source.receive()
-            assert 0 < len(batch) <= 64
-            datagrams += batch
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(source.listen, take)
     return datagrams
+
+
+def refuse(arrived: Iterable[tuple[bytes, Address]]) -> None:
+    assert not list(arrived)
 
 
 @pytest.mark.anyio
@@ -64,12 +76,52 @@ async def test_a_burst_waits_in_the_kernel_and_loses_nothing(near: UdpSocket, fa
 
 
 @pytest.mark.anyio
-async def test_receive_waits_and_can_be_cancelled(near: UdpSocket, far: UdpSocket) -> None:
+async def test_listening_waits_and_can_be_cancelled(near: UdpSocket, far: UdpSocket) -> None:
     with anyio.move_on_after(0.05) as scope:
-        await far.receive()
+        await far.listen(refuse)
     assert scope.cancelled_caught
     near.send([(b"later", [("127.0.0.1", far.port)])])
     assert len(await collect(far, 1)) == 1
+
+
+@pytest.mark.anyio
+async def test_what_is_not_taken_now_is_handed_over_after_the_others_had_their_turn(
+    near: UdpSocket, far: UdpSocket
+) -> None:
+    near.send([(str(number).encode(), [("127.0.0.1", far.port)]) for number in range(5)])
+    taken: list[bytes] = []
+    turns: list[int] = []
+
+    def take(arrived: Iterable[tuple[bytes, Address]]) -> None:
+        for data, _ in arrived:
+            taken.append(data)
+            break
+
+    async def others() -> None:
+        while len(taken) < 5:
+            turns.append(len(taken))
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(far.listen, take)
+            tasks.start_soon(others)
+    assert taken == [b"0", b"1", b"2", b"3", b"4"]
+    # Trio shuffles those who are ready, so one may be passed over once.
+    assert all(later - earlier <= 2 for earlier, later in pairwise([*turns, 5]))
+
+
+@pytest.mark.anyio
+async def test_what_the_taker_raises_ends_the_listening(near: UdpSocket, far: UdpSocket) -> None:
+    def take(arrived: Iterable[tuple[bytes, Address]]) -> None:
+        for data, _ in arrived:
+            raise LookupError(data)
+
+    near.send([(b"x", [("127.0.0.1", far.port)])] * 2)
+    with anyio.fail_after(5), pytest.raises(LookupError, match="x"):
+        await far.listen(take)
+    assert [data for data, _ in await collect(far, 1)] == [b"x"]
 
 
 @pytest.mark.anyio
@@ -86,7 +138,7 @@ async def test_an_error_that_the_kernel_reports_at_a_read_is_swallowed(near: Udp
     near._socket.connect(("127.0.0.1", dead))  # only a connected socket of Linux is told
     near._socket.send(b"x")
     with anyio.move_on_after(0.05) as scope:
-        await near.receive()
+        await near.listen(refuse)
     assert scope.cancelled_caught
 
 
@@ -125,7 +177,7 @@ async def test_close_ends_a_task_that_waits(near: UdpSocket) -> None:
 
     async def wait() -> None:
         with pytest.raises(anyio.ClosedResourceError):
-            await near.receive()
+            await near.listen(refuse)
         ended.set()
 
     with anyio.fail_after(5):
@@ -136,7 +188,7 @@ async def test_close_ends_a_task_that_waits(near: UdpSocket) -> None:
             await ended.wait()
     near.close()
     with pytest.raises(anyio.ClosedResourceError):
-        await near.receive()
+        await near.listen(refuse)
 
 
 def test_close_needs_no_event_loop(near: UdpSocket) -> None:
