@@ -125,7 +125,8 @@ class Hearing:
                 memory.counted_in_redis(event.ops)
         else:
             told = [op for op in event.ops if self._was_told(op.stamp)]
-            memory.apply(told, in_redis=True)
+            if told:
+                memory.apply(told, in_redis=True)
             memory.apply([op for op in event.ops if op not in told] if told else event.ops)
             self._surface.became_dirty()
         if memory.refused_stamps:

@@ -12,14 +12,15 @@ from tests.support import eventually
 pytestmark = pytest.mark.anyio
 
 KEYS = [f"k{i}" for i in range(100)]
+PATIENCE = 5.0  # a busy machine must cause no outage
 
 
 @pytest.mark.parametrize("fixture", ["tls_cluster", "tls_deployment"])
 async def test_copies_of_what_others_change(fixture: str, request: pytest.FixtureRequest) -> None:
     servers: ClusterDeployment | SentinelDeployment = request.getfixturevalue(fixture)
     async with (
-        lone_cache(servers.url, codec="text", near_cache="serve") as cache,
-        lone_cache(servers.url, codec="text") as other,
+        lone_cache(servers.url, codec="text", near_cache="serve", op_timeout=PATIENCE) as cache,
+        lone_cache(servers.url, codec="text", op_timeout=PATIENCE) as other,
     ):
         assert cache.mode is Mode.REDIS
         await eventually(lambda: cache.stats()["near_tracking"])
