@@ -12,7 +12,6 @@ writes are held to be in order only if they are further apart than the clocks.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import logging
@@ -31,6 +30,7 @@ from .history.records import REDIS, History, Read
 from .network import Packet, Weather
 from .outages import Fault, Schedule, make_schedule, name_of
 from .redis_model import Snapshot
+from .seeds import run_seeds
 from .simulated_instance import MESH_KEY, NAMESPACE, WALL_MS, Instance
 from .virtual import VirtualLoop
 from .wire import ServerProcess
@@ -435,35 +435,34 @@ def run_schedule(seed: int) -> Outcome:
     return outcome
 
 
-def main() -> int:
-    """The exit status: 0 if nothing was wrong."""
-    logging.getLogger("meshcache").setLevel(logging.CRITICAL)
-    parser = argparse.ArgumentParser("python -m meshcache.testing.outage_simulator")
-    parser.add_argument("seed", type=int)
-    parser.add_argument("count", type=int, nargs="?", default=1)
-    options = parser.parse_args()
-    start, many = options.seed, options.count
-    failures: list[int] = []
-    slowest, newest, still = 0.0, 0, 0
-    for seed in range(start, start + many):
-        try:
-            outcome = run_schedule(seed)
-        except AssertionError as failure:
-            failures.append(seed)
-            print(f"{failure}\n", flush=True)  # noqa: T201
-        else:
-            slowest = max(slowest, outcome.healed_after)
-            newest, still = newest + outcome.newest, still + outcome.kept
-            if many == 1:
-                print(f"{outcome.schedule}\n{dict(outcome.calls)}, {outcome.hits} hits after healing")  # noqa: T201
-    print(  # noqa: T201
-        f"{many} schedules, {len(failures)} failed, the slowest healed after {slowest:.2f} s; "
-        f"Redis has {still} of the {newest} values that were written last"
-    )
-    if failures:
-        print(f"seeds: {' '.join(map(str, failures))}")  # noqa: T201
-    return 1 if failures else 0
+def _told(outcome: Outcome) -> str:
+    return f"{outcome.schedule}\n{dict(outcome.calls)}, {outcome.hits} hits after healing"
+
+
+class _Tally:
+    """The slowest of many runs, and what they kept."""
+
+    def __init__(self) -> None:
+        self._slowest = 0.0
+        self._newest = self._kept = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """One more went well."""
+        self._slowest = max(self._slowest, outcome.healed_after)
+        self._newest += outcome.newest
+        self._kept += outcome.kept
+
+    def as_dict(self) -> dict[str, Any]:
+        """For scripts."""
+        return {"slowest_healed_after": round(self._slowest, 3), "newest": self._newest, "kept": self._kept}
+
+    def __str__(self) -> str:
+        return (
+            f"the slowest healed after {self._slowest:.2f} s, "
+            f"Redis has {self._kept} of the {self._newest} values that were written last"
+        )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    logging.getLogger("meshcache").setLevel(logging.CRITICAL)
+    sys.exit(run_seeds("python -m meshcache.testing.outage_simulator", run_schedule, _told, _Tally()))
