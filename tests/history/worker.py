@@ -267,18 +267,15 @@ class _Filter:
 
     def install(self) -> None:
         """Put it around every socket of the mesh in this process."""
-        send, receive = UdpSocket.send, UdpSocket.receive
+        send, listen = UdpSocket.send, UdpSocket.listen
 
         def filtered_send(udp: UdpSocket, datagrams: Iterable[tuple[bytes, Iterable[Address]]]) -> None:
             send(udp, [(data, [to for to in addresses if self._passes(to)]) for data, addresses in datagrams])
 
-        async def filtered_receive(udp: UdpSocket) -> list[tuple[bytes, Address]]:
-            while True:
-                datagrams = [(data, sender) for data, sender in await receive(udp) if self._passes(sender)]
-                if datagrams:
-                    return datagrams
+        async def filtered_listen(udp: UdpSocket, take: Callable[[Iterable[tuple[bytes, Address]]], None]) -> None:
+            await listen(udp, lambda datagrams: take(one for one in datagrams if self._passes(one[1])))
 
-        UdpSocket.send, UdpSocket.receive = filtered_send, filtered_receive  # type: ignore[method-assign, assignment]
+        UdpSocket.send, UdpSocket.listen = filtered_send, filtered_listen  # type: ignore[method-assign]
 
     def _passes(self, address: Address) -> bool:
         return address[1] not in self.ports or self._random.random() >= self.loss
