@@ -204,10 +204,9 @@ class Standings:
             registered = known.lease_until - self._lease_ms / 1000
             if record.left:
                 is_gone = not record.standing.clean
-            elif recovering and known.silent_since is not None:
-                is_gone = registered <= known.silent_since + _MARGIN
             else:
-                is_gone = known.lease_until <= now
+                fell_silent = known.silent_since is not None and registered <= known.silent_since + _MARGIN
+                is_gone = known.lease_until <= now or (recovering and fell_silent)
             if is_gone:
                 known.gone_ms = record.registered_ms
                 since = registered - (0.0 if record.standing.clean else self._gone_after)

@@ -244,7 +244,7 @@ def test_whoever_is_about_to_bring_writes_does_not_wait_for_the_lease_of_one_tha
     assert gone(known, 16.0) == []
     # The other one has registered since it was heard last: it lives.
     assert gone(known, 16.0, recovering=True) == [Gone(PEER, since=9.0, until=16.0)]
-    assert [one.node_id for one in gone(known, 100.0)] == [OTHER]
+    assert [one.node_id for one in gone(known, 100.0, recovering=True)] == [OTHER]
 
 
 def test_of_those_who_said_goodbye_only_one_that_was_not_clean_leaves_something_behind() -> None:
