@@ -12,7 +12,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 from .glob import MATCH_ALL, matcher
-from .stamp import Kind, Op, Stamp
+from .stamp import NOBODY, Kind, Op, Stamp, stamp_node
 from .store import add_sweep
 
 __all__ = ["Recent"]
@@ -112,6 +112,7 @@ class Recent:
 
     def overtaken_since(self, moment: float, told_since: float) -> list[Op]:
         """What this instance changed since then and somebody else may have changed afterwards, as :meth:`own_since` gives it.
+        What it only deleted because Redis may have forgotten something is not among that.
 
         Args:
             moment: on the clock of ``now``.
@@ -121,6 +122,8 @@ class Recent:
         changed = {key: at for key, at in self._others.items() if at >= moment}
         overtaken = []
         for op in self.own_since(moment):
+            if stamp_node(op.stamp) == NOBODY:
+                continue
             change = self._own.get(op.key) if op.kind is not Kind.SWEEP else self._sweeps.get(op.key)
             at = moment if change is None else change.at  # None: more was changed than is remembered
             if at < told_since:

@@ -24,6 +24,7 @@ __all__ = [
     "Op",
     "Stamp",
     "make_stamp",
+    "of_nobody",
     "stamp_ms",
     "stamp_node",
     "successor",
@@ -58,6 +59,11 @@ def stamp_ms(stamp: Stamp) -> int:
 def stamp_node(stamp: Stamp) -> int:
     """The node id of the writer."""
     return int.from_bytes(stamp[8:], "big")
+
+
+def of_nobody(stamp: Stamp) -> Stamp:
+    """The same moment, of an instance that is not known."""
+    return Stamp(stamp[:8] + NOBODY.to_bytes(8, "big"))
 
 
 def successor(stamp: Stamp, node_id: int) -> Stamp:

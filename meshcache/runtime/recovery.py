@@ -22,7 +22,7 @@ from ..redis.link import ClientId, Link, Server, pipelines
 from ..redis.names import Names, client_name
 from ..redis.probe import end_connections, end_connections_of, probe
 from ..shares import is_share
-from ..stamp import Kind, Op, Stamp
+from ..stamp import Kind, Op, Stamp, of_nobody
 from ..standings import Gone
 
 __all__ = ["Recovery", "Signals"]
@@ -57,8 +57,8 @@ class Signals(Protocol):
         """A probe wrote to Redis.  May raise :class:`Unavailable`."""
         ...
 
-    def may_be_overtaken(self, since: float) -> None:
-        """What this instance changed since that moment, a plain write of an instance that is gone may have replaced."""
+    def overtaken_since(self, since: float) -> list[Op]:
+        """Of what this instance changed since that moment, what a plain write of an instance that is gone may have replaced."""
         ...
 
     def drained(self) -> None:
@@ -181,12 +181,20 @@ class Recovery:
 
     async def _end_the_gone(self) -> None:
         """What instances that are gone have sent may be under way for long.  It must arrive no more; what did arrive is undone by
-        whoever changed the same keys after it, as if this instance had given up those writes itself."""
+        whoever changed the same keys after it: they are deleted, but for counters, which others may have counted since."""
         gone, now = list(self._gone), self._now()
-        if gone:
-            await end_connections_of(self._link, {client_name(one.node_id): now - one.until for one in gone})
-            self._signals.may_be_overtaken(min(one.since for one in gone))
-            del self._gone[: len(gone)]
+        if not gone:
+            return
+        await end_connections_of(self._link, {client_name(one.node_id): now - one.until for one in gone})
+        ops = []
+        for op in self._signals.overtaken_since(min(one.since for one in gone)):
+            if op.kind is Kind.SWEEP:
+                self._journal.mark_sweep(op.key, op.stamp, foreign=True)
+            else:
+                ops.append(Op(Kind.INVALIDATE, op.key, of_nobody(op.stamp)))
+        await write(self._link, self._names, ops, now, self._fence_ttl_ms, "AGAIN")
+        self._laid([op.key for op in ops])
+        del self._gone[: len(gone)]
 
     async def _end_abandoned(self) -> None:
         """What was sent on connections that were given up must not arrive after what is about to be written: end them."""

@@ -478,15 +478,9 @@ class Runtime:
         assert self._membership is not None
         return self._membership.is_undecided()
 
-    def may_be_overtaken(self, since: float) -> None:
-        """What this instance changed since that moment, a plain write of an instance that is gone may have replaced."""
-        assert self._journal is not None
-        told_since = inf if self._tracker is None else self._tracker.told_since
-        overtaken = self._recent.overtaken_since(since, told_since)
-        self.memory.haunted(op.key for op in overtaken if op.kind is not Kind.SWEEP)
-        for op in overtaken:
-            if op.kind is Kind.SWEEP:
-                self._journal.mark_sweep(op.key, op.stamp, foreign=True)
+    def overtaken_since(self, since: float) -> list[Op]:
+        """Of what this instance changed since that moment, what a plain write of an instance that is gone may have replaced."""
+        return self._recent.overtaken_since(since, inf if self._tracker is None else self._tracker.told_since)
 
     # -- the mesh
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from meshcache.recent import Recent
-from meshcache.stamp import Kind, Op, Stamp, make_stamp
+from meshcache.stamp import Kind, Op, Stamp, make_stamp, of_nobody
 
 
 def stamp(moment: float) -> Stamp:
@@ -143,3 +143,10 @@ def test_of_more_changes_than_are_remembered_whatever_others_changed_is_overtake
     recent.changed(["key:0"], 3.0)
     assert keys(recent.overtaken_since(0.0, told_since=0.0)) == {"key:0"}
     assert keys(recent.overtaken_since(0.0, told_since=inf)) == {"*"}
+
+
+def test_what_was_deleted_since_redis_may_have_forgotten_it_is_not_overtaken() -> None:
+    recent = Recent(100)
+    recent.wrote("forgotten", of_nobody(stamp(5)), 5.0, fenced=True)
+    recent.changed(["forgotten"], 6.0)
+    assert recent.overtaken_since(0.0, told_since=inf) == []

@@ -358,12 +358,16 @@ async def test_a_write_that_arrives_after_the_end_of_its_writer_does_not_stay(
         await one.set_many({"replaced": "newer", "kept": "newer"})
         orphan.set("test:replaced", "of one that is dead")
         orphan.set("test:foreign", "of one that is dead")
+        await one.set("hits", "5")
+        async with lone_cache(redis_server.url, codec="text") as other:
+            assert await other.incr("hits") == 6
         standing = Standing(plain=True, clean=True)
         registered = Record(node_id, standing, time.time_ns() // 1_000_000, lease=0.1)
         await register(link, Names("test"), registered, number=1, keep=600.0)
         await eventually(lambda: redis.get("test:replaced") is None, 10)
         assert await one.get("replaced") is None
         assert await one.get("kept") == ("newer" if near_cache == "standby" else None)
+        assert await one.get("hits") == "6"
         assert redis.get("test:foreign") == b"of one that is dead"
         await eventually(lambda: number not in {int(client["id"]) for client in redis.client_list()})
         await one.set("kept", "again")
