@@ -56,8 +56,10 @@ class Recent:
         """
         own = self._own
         known = own.get(key)
-        if known is None or known.stamp <= stamp:
+        if known is None or known.stamp < stamp:
             own[key] = _Change(now, stamp, fenced, expires_at)
+        elif known.stamp == stamp:  # once more, or undone: of a delete nobody knows what it was that expires
+            own[key] = _Change(now, stamp, fenced or known.fenced, min(expires_at, known.expires_at))
         else:
             own[key] = known._replace(at=now)
         own.move_to_end(key)

@@ -54,6 +54,7 @@ def test_schedule(seed: int) -> None:
         7_017_754,  # as 3_011_255, a moment after its end
         8_009_065,  # as 3_011_255
         8_010_201,  # as 3_011_255, of one that was closed
+        10_016_349,  # of a value that was brought once more, as a delete, it was forgotten when it expires
         10_014_228,  # a counter was taken for what a plain write of one that is gone had replaced
         2_014_228,  # a write that was given up during a replay was made good before its connection was ended
     ],

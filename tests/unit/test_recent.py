@@ -150,3 +150,13 @@ def test_what_was_deleted_since_redis_may_have_forgotten_it_is_not_overtaken() -
     recent.wrote("forgotten", of_nobody(stamp(5)), 5.0, fenced=True)
     recent.changed(["forgotten"], 6.0)
     assert recent.overtaken_since(0.0, told_since=inf) == []
+
+
+def test_what_was_brought_once_more_expires_as_before() -> None:
+    recent = Recent(100)
+    recent.wrote("a", stamp(1), 1.0, fenced=True, expires_at=9.0)
+    recent.wrote("a", stamp(1), 2.0, fenced=True)
+    assert recent.expires_at("a") == 9.0
+    assert keys(recent.own_since(2.0)) == {"a"}
+    recent.wrote("a", stamp(2), 3.0, fenced=True)
+    assert recent.expires_at("a") == inf
