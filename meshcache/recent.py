@@ -58,7 +58,7 @@ class Recent:
         known = own.get(key)
         if known is None or known.stamp < stamp:
             own[key] = _Change(now, stamp, fenced, expires_at)
-        elif known.stamp == stamp:  # once more, or undone: of a delete nobody knows what it was that expires
+        elif known.stamp == stamp:  # the same once more, perhaps as a delete, which knows no time to live
             own[key] = _Change(now, stamp, fenced or known.fenced, min(expires_at, known.expires_at))
         else:
             own[key] = known._replace(at=now)
