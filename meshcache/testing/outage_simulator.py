@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from ..redis.names import Names
 from .datagrams import Ether
-from .history.checker import Interval, Violation, heard_until, judge, kept
+from .history.checker import MISSED_WITHIN, Interval, Violation, heard_until, judge, kept
 from .history.records import REDIS, History, Read
 from .network import Packet, Weather
 from .outages import Fault, Schedule, make_schedule, name_of
@@ -45,9 +45,6 @@ _HALTED_WITHIN: Final = 30.0
 _HEALED_WITHIN: Final = 60.0
 _LINGER: Final = 3.5
 """Everything is read once more after so long, in seconds: longer than TCP keeps anything that was sent."""
-_MISSED_WITHIN: Final = 24.0
-"""So long after healing every instance that is gone has been missed, in seconds: its lease has ended, and the others have seen
-that."""
 _LOOKED_WITHIN: Final = 12.0
 """So long after a restart of Redis an instance that lives has seen it, in seconds."""
 _HEARD_WITHIN: Final = 1.0
@@ -141,7 +138,7 @@ class OutageSimulation:
             await self._heal()
             outcome.healed_after = await self._settle()
             await self._read_all(of_the_living=True)
-            await asyncio.sleep(_MISSED_WITHIN if any(one.gone_at < inf for one in self._instances) else _LINGER)
+            await asyncio.sleep(MISSED_WITHIN if any(one.gone_at < inf for one in self._instances) else _LINGER)
             outcome.healed_after += await self._settle()
             await self._read_all()
         except TimeoutError as failure:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from meshcache import MeshCache
-from meshcache.testing.history.checker import Violation, heard_until, judge, kept, stale_reads
+from meshcache.testing.history.checker import MISSED_WITHIN, Violation, heard_until, judge, kept, stale_reads
 from meshcache.testing.history.records import REDIS, Call, History, Incident, Read
 from meshcache.testing.proxy import OutageProxy
 from meshcache.testing.server import RedisServer
@@ -51,9 +51,6 @@ _HEAL = 45.0
 _READ_TRIES = 5
 _LINGER = 0.3
 """Everything is read once more after so long, in seconds: what comes late must not do harm either."""
-_MISSED_WITHIN = 24.0
-"""So long after healing every instance that was killed has been missed, in seconds: its lease has ended, and the others have
-seen that."""
 _GRACE = 1.0
 """Within so long, in seconds, a write is heard by any peer that can hear at all."""
 
@@ -191,7 +188,7 @@ class _Run:
             if self._meddle is not None:
                 self._meddle(self._server, self._calls())
             self._read_all(of_the_living=True)
-            time.sleep(_MISSED_WITHIN if any(member.killed for member in self._members) else _LINGER)
+            time.sleep(MISSED_WITHIN if any(member.killed for member in self._members) else _LINGER)
             self._settle()
             self._read_all()
         except Failure as failure:

@@ -28,7 +28,11 @@ from typing import Any
 from .records import REDIS, Call, History, Read
 from .story import describe, grouped, second, tell, tell_call
 
-__all__ = ["Interval", "Violation", "heard_until", "judge", "kept", "stale_reads"]
+__all__ = ["MISSED_WITHIN", "Interval", "Violation", "heard_until", "judge", "kept", "stale_reads"]
+
+MISSED_WITHIN = 24.0
+"""So long after healing every instance that is gone has been missed, in seconds: its lease has ended, and the others have seen
+that."""
 
 _LATE = 7.0
 """A value may live so much longer than its time to live, in seconds: as long as a datagram may wait for a process that stands
