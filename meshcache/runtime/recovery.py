@@ -192,8 +192,9 @@ class Recovery:
                 self._journal.mark_sweep(op.key, op.stamp, foreign=True)
             else:
                 ops.append(Op(Kind.INVALIDATE, op.key, of_nobody(op.stamp)))
-        await write(self._link, self._names, ops, now, self._fence_ttl_ms, "AGAIN")
-        self._laid([op.key for op in ops])
+        outcomes = await write(self._link, self._names, ops, now, self._fence_ttl_ms, "AGAIN")
+        # None: a counter, which stays; nothing is to be done there once more, either, if Redis forgets its last seconds.
+        self._laid([op.key for op, outcome in zip(ops, outcomes, strict=True) if outcome is not None])
         del self._gone[: len(gone)]
 
     async def _end_abandoned(self) -> None:
