@@ -70,8 +70,9 @@ def test_redis_is_lost(kinds: Sequence[str], nursery: Nursery, tmp_path: Path) -
     history = run_schedule(schedule(1.5, *faults), nursery, tmp_path).history
     for place, name in enumerate("ABC"):
         kind, target = (kinds[place], name) if len(kinds) > 1 else (kinds[0], "Redis")
-        begin, end = moments(history, kind, target)
-        assert any(begin < at < end + 0.5 for at in told(history, f"{name}: redis -> memory")), name
+        _, end = moments(history, kind, target)
+        # "begins" is noted when the fault is there; an instance may have noticed a killed Redis before
+        assert any(history.began + 0.2 < at < end + 0.5 for at in told(history, f"{name}: redis -> memory")), name
 
 
 def test_instances_are_stopped_and_killed(nursery: Nursery, tmp_path: Path) -> None:
