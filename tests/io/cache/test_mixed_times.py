@@ -350,10 +350,8 @@ async def test_a_write_that_arrives_after_the_end_of_its_writer_does_not_stay(
 ) -> None:
     """A process hands a write to its system and is killed, the network brings it after a newer one."""
     redis, orphan = redis_server.client(), redis_server.client()
-    node_id = 0xDEAD
-    orphan.client_setname(client_name(node_id))
+    orphan.client_setname(client_name(DEAD))
     number = orphan.client_id()
-    link = open_link(redis_server.url, timeout=1.0)
     async with lone_cache(redis_server.url, codec="text", near_cache=near_cache) as one:
         await one.set_many({"replaced": "newer", "kept": "newer"})
         orphan.set("test:replaced", "of one that is dead")
@@ -361,9 +359,7 @@ async def test_a_write_that_arrives_after_the_end_of_its_writer_does_not_stay(
         await one.set("hits", "5")
         async with lone_cache(redis_server.url, codec="text") as other:
             assert await other.incr("hits") == 6
-        standing = Standing(plain=True, clean=True)
-        registered = Record(node_id, standing, time.time_ns() // 1_000_000, lease=0.1)
-        await register(link, Names("test"), registered, number=1, keep=600.0)
+        await miss_the_dead(redis_server)
         await eventually(lambda: redis.get("test:replaced") is None, 10)
         assert await one.get("replaced") is None
         assert await one.get("kept") == ("newer" if near_cache == "standby" else None)
@@ -372,6 +368,36 @@ async def test_a_write_that_arrives_after_the_end_of_its_writer_does_not_stay(
         await eventually(lambda: number not in {int(client["id"]) for client in redis.client_list()})
         await one.set("kept", "again")
         assert redis.get("test:kept") == b"again"
+
+
+async def test_a_counter_that_was_left_alone_then_is_left_alone_if_redis_forgets(redis_server: RedisServer) -> None:
+    """What is deleted on behalf of the dead is deleted once more if Redis may have forgotten that; a counter was not."""
+    redis, window = redis_server.client(), 1.0
+    async with lone_cache(redis_server.url, codec="text", amnesia_window=window) as one:
+        await one.set_many({"replaced": "newer", "hits": "5"})
+        redis.set("test:replaced", "of one that is dead")
+        async with lone_cache(redis_server.url, codec="text") as other:
+            assert await other.incr("hits") == 6
+        await anyio.sleep(window + 0.1)  # so that Redis may have forgotten what is done for the dead, and nothing of the above
+        await miss_the_dead(redis_server)
+        await eventually(lambda: redis.get("test:replaced") is None, 10)
+        snapshot(redis_server)
+        redis_server.kill()
+        redis_server.start()
+        await one.get("whatever")
+        await in_mode(Mode.REDIS, one)
+        assert await one.get("hits") == "6"
+        assert await one.get("replaced") is None
+
+
+DEAD = 0xDEAD
+
+
+async def miss_the_dead(server: RedisServer) -> None:
+    """One that wrote plainly has told Redis of itself for the last time."""
+    link = open_link(server.url, timeout=1.0)
+    record = Record(DEAD, Standing(plain=True, clean=True), time.time_ns() // 1_000_000, lease=0.1)
+    await register(link, Names("test"), record, number=1, keep=600.0)
     await link.aclose()
 
 
