@@ -8,10 +8,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,16 +39,17 @@ def engine() -> None:
     """A Docker engine that answers, or a skip."""
     docker = pytest.importorskip("docker")
     pytest.importorskip("testcontainers")
-    try:
-        client = docker.from_env(timeout=20)
-    except docker.errors.DockerException as error:
-        pytest.skip(f"no Docker engine: {error}")
-    try:
-        client.ping()
-    except docker.errors.DockerException as error:
-        pytest.skip(f"no Docker engine: {error}")
-    finally:
-        client.close()
+    missing = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the client leaves a socket open that it could not connect
+        try:
+            with closing(docker.from_env(timeout=20)) as client:
+                client.ping()
+        except docker.errors.DockerException as error:
+            missing = f"no Docker engine: {error}"
+        gc.collect()
+    if missing:
+        pytest.skip(missing)
 
 
 @pytest.fixture(scope="session")

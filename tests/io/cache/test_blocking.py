@@ -481,10 +481,11 @@ print(cache.get("key"))
 """
 
 INTERRUPTED = """
-import sys
+import signal
 from meshcache.blocking import BlockingMeshCache
 from meshcache.testing.server import RedisServer
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
 with RedisServer() as server, BlockingMeshCache(server.url, discovery=[], interfaces=["127.0.0.1"]) as cache:
     events = cache.events()
     try:
