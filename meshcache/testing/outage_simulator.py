@@ -36,7 +36,7 @@ from .virtual import VirtualLoop
 from .wire import ServerProcess
 from .world import CAN_COUNT, COUNTERS, World
 
-__all__ = ["OutageSimulation", "Outcome", "run_schedule"]
+__all__ = ["OutageSimulation", "Outcome", "check_schedule", "run_schedule"]
 
 _PORT: Final = 7946
 _BEFORE: Final = 2.0
@@ -419,12 +419,16 @@ def _readable(word: bytes) -> str:
 
 
 def run_schedule(seed: int) -> Outcome:
-    """Run one schedule; see :class:`OutageSimulation`.
+    """:func:`check_schedule` of the schedule of a seed."""
+    return check_schedule(make_schedule(seed))
+
+
+def check_schedule(schedule: Schedule) -> Outcome:
+    """Run a schedule; see :class:`OutageSimulation`.
 
     Raises:
         AssertionError: something was wrong; the message has the seed, the schedule and the story.
     """
-    schedule = make_schedule(seed)
     outcome = OutageSimulation(schedule).run()
     if outcome.violations:
         told = OutageSimulation(schedule, is_telling=True).run()

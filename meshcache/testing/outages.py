@@ -93,6 +93,7 @@ class Schedule:
         page: how many keys Redis looks at in one SCAN.
         knows_key: whether instances know the mesh's key from the start, as with a secret; otherwise Redis has it.
         with_expire: whether there are calls of ``expire``.
+        loads: the part of calls that load what is missing.
         options: of all caches.
         sources: where addresses come from: ``"static"``, ``"redis"`` or ``"both"``.
         faults: in the order of time.
@@ -109,6 +110,7 @@ class Schedule:
     page: int
     knows_key: bool = False
     with_expire: bool = False
+    loads: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
     sources: str = "both"
     faults: tuple[Fault, ...] = ()
@@ -126,7 +128,8 @@ class Schedule:
         )
         busy = ", ".join(f"{start:.2f}-{end:.2f}" for start, end in self.busy)
         head = (
-            f"seed {self.seed}: {self.seconds:.2f} s, {begins}; {self.rate:g} calls/s, more in {busy}{' with expire' if self.with_expire else ''}, {self.options}, "
+            f"seed {self.seed}: {self.seconds:.2f} s, {begins}; {self.rate:g} calls/s, more in {busy}, "
+            f"{self.loads:.0%} of them loads{', with expire' if self.with_expire else ''}, {self.options}, "
             f"found by {self.sources}{', know the key' if self.knows_key else ''}, {self.weather}, calls go on for {self.tail:.3f} s after healing"
         )
         return "\n  ".join([head, *map(str, self.faults)])
@@ -160,6 +163,7 @@ def make_schedule(seed: int) -> Schedule:
         page=random.choice([1_000_000, 1_000_000, 3, 10]),
         knows_key=random.random() < 0.5,
         with_expire=random.random() < 0.3,
+        loads=Random(f"loads {seed}").choice([0.0, 0.1, 0.3]),  # noqa: S311 - of its own: older than it are many known seeds
         options=_options(random),
         sources=random.choice(["both", "static", "redis"]),
         busy=_busy(random, struck),

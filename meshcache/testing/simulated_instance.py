@@ -190,18 +190,18 @@ class Instance:
         if world.is_telling:
             self._watcher = asyncio.create_task(self._watch())
         for number in range(_CLIENTS):
-            random = _random(f"{self._seed} {number}")
-            self._clients.append(asyncio.create_task(self._call_often(random)))
+            random, loads = _random(f"{self._seed} {number}"), _random(f"{self._seed} {number} loads")
+            self._clients.append(asyncio.create_task(self._call_often(random, loads)))
 
     async def _read(self, keys: Sequence[str], *, one_by_one: bool) -> dict[str, Any]:
         found = await self._cache.get_many(keys)
         return {key: await self._cache.get(key) for key in found} if one_by_one else found
 
-    async def _call_often(self, random: Random) -> None:
+    async def _call_often(self, random: Random, loads: Random) -> None:
         while not self._is_halted:
             await asyncio.sleep(self._pause(random))
             if not self._is_halted and self._world.now >= self._world.start:
-                await self._caller.any_call(random)
+                await self._caller.any_call(random, loads)
 
     def _pause(self, random: Random) -> float:
         """Until the next call of one client, in seconds."""

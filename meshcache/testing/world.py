@@ -7,12 +7,13 @@ What may not enter: faults, and what instances are made of.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..cache import MeshCache
 from ..events import Mode
@@ -78,6 +79,16 @@ class World:
         self.incidents.append(Incident(self.loop.time(), text, key))
 
 
+class _Begun(NamedTuple):
+    """A call that has begun."""
+
+    number: int
+    what: str
+    values: Mapping[str, Any]
+    began: float
+    mode: Mode
+
+
 class Caller:
     """Makes calls of one cache, and records them.
 
@@ -98,9 +109,13 @@ class Caller:
         self._cache = cache
         self._dirty = dirty
 
-    async def any_call(self, random: Random) -> None:
-        """One call, whichever."""
-        cache, schedule, key = self._cache, self._world.schedule, self._some_key(random)
+    async def any_call(self, random: Random, loads: Random) -> None:
+        """One call, whichever; those that load have dice of their own."""
+        cache, schedule = self._cache, self._world.schedule
+        if loads.random() < schedule.loads:
+            await self._load(loads, self._some_key(loads))
+            return
+        key = self._some_key(random)
         roll = random.random()
         if roll < 0.25:
             await self._record("get", {key: None}, "", lambda: cache.get(key))
@@ -135,21 +150,50 @@ class Caller:
             case _:
                 await self._record("delete", dict.fromkeys(keys), " in delete_many", lambda: cache.delete_many(keys))
 
+    async def _load(self, random: Random, key: str) -> None:
+        """A read that loads what is missing, or a refresh.  What is loaded is a call in itself, which may write."""
+        ttl, takes = _ttl(random), random.choice([0.0, random.expovariate(1 / _LOAD), random.expovariate(0.1 / _LOAD)])
+        begun: list[_Begun] = []
+
+        async def loader() -> str:
+            value = self._new_value()
+            begun.append(self._begin("load", {key: value}))
+            await asyncio.sleep(takes)
+            return value
+
+        function = self._cache.cached(ttl=ttl, key=lambda: key)(loader)
+        if random.random() < 0.25:
+            await self._record("get", {key: None}, " by refresh", function.refresh)
+        else:
+            await self._record("get", {key: None}, " or load", function)
+        for load in begun:
+            self._end(load, f" ttl={ttl:.3g}", ttl=ttl)
+
     async def _record(
         self, what: str, values: Mapping[str, Any], note: str, make: Callable[[], Awaitable[Any]], ttl: float = inf
     ) -> None:
-        world, cache = self._world, self._cache
-        began, mode, number = world.now, cache.mode, next(world.numbers)
-        world.open_calls[number] = [Call(self._name, what, key, value, began) for key, value in values.items()]
+        begun = self._begin(what, values)
         answer, error = None, ""
         try:
             answer = await make()
         except Exception as raised:  # noqa: BLE001 - whatever it is, it must not be
             error = f"{type(raised).__name__}: {raised}"
+        self._end(begun, note, answer, error, ttl)
+
+    def _begin(self, what: str, values: Mapping[str, Any]) -> _Begun:
+        world = self._world
+        begun = _Begun(next(world.numbers), what, values, world.now, self._cache.mode)
+        world.open_calls[begun.number] = [
+            Call(self._name, what, key, value, begun.began) for key, value in values.items()
+        ]
+        return begun
+
+    def _end(self, begun: _Begun, note: str, answer: Any = None, error: str = "", ttl: float = inf) -> None:
         if self.is_gone:
             return
+        world, (number, what, values, began, mode) = self._world, begun
         del world.open_calls[number]
-        then, dirty, ended = cache.mode, self._dirty(), world.now
+        then, dirty, ended = self._cache.mode, self._dirty(), world.now
         note += f" [{mode}{'' if then is mode else f'->{then}'}{f', {dirty} dirty' if dirty else ''}]"
         for key, value in values.items():
             world.calls.append(
@@ -181,6 +225,9 @@ class Caller:
         return f"{kind}:{int(rate * random.uniform(moment, moment + lasts))}"
 
 
+_LOAD: Final = 0.05
+"""A loader takes so long in the middle, in seconds; or no time, or ten times as long."""
+
 _HOT: Final = 3
 _PASSING: Final = {"brief": (10, 0.5), "long": (2, 3.0)}
 """How many keys a second come into use, and for how long each is."""
@@ -190,6 +237,11 @@ def _of_one(answer: Any, key: str, *, many: bool) -> Any:
     if not many:
         return answer
     return answer.get(key) if isinstance(answer, dict) else True
+
+
+def _ttl(random: Random) -> float:
+    roll = random.random()
+    return inf if roll < 0.7 else random.uniform(100, 200) if roll < 0.9 else random.uniform(0.05, 2)
 
 
 def _set_options(random: Random) -> dict[str, Any]:

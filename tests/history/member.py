@@ -166,7 +166,7 @@ def _call(member: Member, beginning: tuple[Any, ...], kind: str, ended: float, r
         ended=ended,
         answer=answer,
         error=rest[0] if kind == "fail" else "",
-        ttl=options.get("ttl", inf) if what == "set" else inf,
+        ttl=options.get("ttl", inf) if what in ("set", "load") else inf,
         in_memory=mode != "redis" or then != "redis" or dirty > 0,
         note=note,
     )

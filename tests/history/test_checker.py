@@ -16,7 +16,7 @@ def call(
     instance: str, what: str, began: float, ended: float, value: Any = None, *, key: str = "k", **more: Any
 ) -> Call:
     """A call that was answered as one expects, if nothing else is said."""
-    answer = {"set": True, "delete": 1, "delete_match": 1, "expire": True, "incr": 0, "get": value}[what]
+    answer = {"set": True, "delete": 1, "delete_match": 1, "expire": True, "incr": 0, "get": value, "load": None}[what]
     written = None if what == "get" else value
     return Call(instance, what, key, written, began, ended, **{"answer": answer, **more})
 
@@ -28,6 +28,7 @@ def wrong(calls: Sequence[Call], *final: Any, where: str = "B", **more: Any) -> 
 
 
 OLD = call("A", "set", 1.0, 1.1, "old")
+LOADED = call("A", "load", 1.0, 1.5, "loaded")
 
 
 class TestLies:
@@ -121,6 +122,30 @@ class TestTruth:
     def test_reads_and_writes_that_were_refused_do_not_matter(self) -> None:
         assert wrong([OLD, call("B", "get", 2.0, 2.1, None)], "old") == []
         assert wrong([OLD, call("B", "set", 2.0, 2.1, "new", answer=False, note=" nx")], "old") == []
+
+
+class TestLoads:
+    def test_what_was_loaded_may_be_there_or_not(self) -> None:
+        assert wrong([OLD, LOADED], "loaded") == []
+        assert wrong([call("B", "set", 0.1, 0.2, "before"), LOADED], "before") == []
+
+    def test_a_write_or_delete_after_it_is_newer(self) -> None:
+        assert wrong([LOADED, call("B", "set", 2.0, 2.1, "new")], "loaded") == ["lie"]
+        assert wrong([LOADED, call("B", "delete", 2.0, 2.1)], "loaded") == ["lie"]
+
+    def test_one_of_another_instance_meanwhile_may_come_before_it(self) -> None:
+        assert wrong([LOADED, call("B", "delete", 1.2, 1.3)], "loaded") == []
+
+    def test_one_of_its_own_instance_meanwhile_is_newer(self) -> None:
+        assert wrong([LOADED, call("A", "delete", 1.2, 1.3)], "loaded") == ["lie"]
+        assert wrong([LOADED, call("A", "delete", 0.9, 1.3)], "loaded") == []
+
+    def test_one_that_has_no_end_may_be_stored_at_any_time(self) -> None:
+        assert wrong([call("A", "load", 1.0, inf, "loaded"), call("A", "delete", 2.0, 2.1)], "loaded") == []
+
+    def test_it_does_not_outlive_its_time(self) -> None:
+        calls = [call("A", "load", 1.0, 1.1, "brief", ttl=1.0)]
+        assert [violation.kind for violation in judge(History(calls, [Read("B", "k", "brief", 30.0)]))] == ["outlived"]
 
 
 class TestWhatIsNotCertain:

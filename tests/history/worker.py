@@ -179,10 +179,12 @@ class _Worker:
                 await self._call("incr", {key: -amount}, {}, lambda: counts.decr(key, amount))
             else:
                 await self._call("incr", {key: amount}, {}, lambda: counts.incr(key, amount))
-        elif roll < 0.34:
+        elif roll < 0.30:
             await self._call("get", {key: None}, {}, lambda: cache.get(key))
-        elif roll < 0.40:
+        elif roll < 0.36:
             await self._call("get", dict.fromkeys(keys), {}, lambda: cache.get_many(keys))
+        elif roll < 0.44:
+            await self._load(random, key)
         elif roll < 0.70:
             value, options = self._value(), _set_options(random)
             await self._call("set", {key: value}, options, lambda: cache.set(key, value, **options))
@@ -200,6 +202,25 @@ class _Worker:
             pattern = some_pattern(random, key)
             await self._call("delete_match", {pattern: None}, {}, lambda: cache.delete_match(pattern))
 
+    async def _load(self, random: Random, key: str) -> None:
+        """A read that loads what is missing, or a refresh.  What is loaded is a call in itself, which may write."""
+        ttl, takes = _ttl(random), random.choice([0.0, random.expovariate(20), random.expovariate(2)])
+        begun: list[dict[str, int]] = []
+
+        async def loader() -> str:
+            value = self._value()
+            begun.append(self._begin("load", {key: value}, ttl))
+            await anyio.sleep(takes)
+            return value
+
+        function = self.cache.cached(key=lambda: key, **ttl)(loader)
+        if random.random() < 0.25:
+            await self._call("get", {key: None}, {"by refresh": True}, function.refresh)
+        else:
+            await self._call("get", {key: None}, {"or load": True}, function)
+        for numbers in begun:
+            self._end(numbers, {key: None})
+
     def _value(self) -> str:
         return f"{self._name}:{next(self._numbers)}"
 
@@ -207,23 +228,33 @@ class _Worker:
         self, what: str, values: Mapping[str, Any], options: Mapping[str, Any], make: Callable[[], Awaitable[Any]]
     ) -> None:
         """Make a call and record it, once for each of its keys."""
-        began = time.monotonic()
-        numbers = {key: next(self._numbers) for key in values}
-        mode = str(self.cache.mode)
-        self._record(*(("call", numbers[key], began, what, key, value, options, mode) for key, value in values.items()))
+        numbers = self._begin(what, values, options)
         try:
             answer = await make()
         except Exception as error:
             ended, told = time.monotonic(), f"{type(error).__name__}: {error}"
             self._record(*(("fail", number, ended, told) for number in numbers.values()))
             return
-        ended, stats = time.monotonic(), self.cache.stats()
         answers = dict.fromkeys(values, answer)
         if isinstance(answer, dict):  # of get_many
             answers |= {key: answer.get(key) for key in values}
         elif what == "set" and answer is None:  # of set_many
             answers = dict.fromkeys(values, True)
-        self._record(*(("done", numbers[key], ended, answers[key], stats["mode"], stats["dirty"]) for key in values))
+        self._end(numbers, answers)
+
+    def _begin(self, what: str, values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, int]:
+        """A call begins, of each of its keys; the numbers by which that is known."""
+        began = time.monotonic()
+        numbers = {key: next(self._numbers) for key in values}
+        mode = str(self.cache.mode)
+        self._record(*(("call", numbers[key], began, what, key, value, options, mode) for key, value in values.items()))
+        return numbers
+
+    def _end(self, numbers: Mapping[str, int], answers: Mapping[str, Any]) -> None:
+        """It has ended."""
+        ended, stats = time.monotonic(), self.cache.stats()
+        told = stats["mode"], stats["dirty"]
+        self._record(*(("done", number, ended, answers[key], *told) for key, number in numbers.items()))
 
     async def _watch(self) -> None:
         async for event in self.cache.events():

@@ -2,12 +2,14 @@
 
 A read after healing may be a miss.  Otherwise it must be a value that somebody wrote to that key, and at least as new as
 the newest acknowledged write or delete of it.  "Newer" is real time, of one clock for all processes: a value is a *lie* if
-its write had ended before an acknowledged write or delete of the key began.  Calls that overlap may be in either order.
+its write had ended before an acknowledged write or delete of the key began.  Calls that overlap may be in either order; but
+what an instance loads may not outlive what it wrote or deleted itself after the loader had been called.
 
 Not certain, so never held against anybody:
 
 - a call without an answer (its process was killed): its write may have happened, at any time up to healing;
 - a ``set`` with ``nx`` or ``xx`` that said False: if only the reply was lost, it wrote all the same;
+- that what was loaded is stored;
 - an ``expire``: in an outage it writes the value that its instance knows once more;
 - a write that memory acknowledged, of an instance that was killed before a peer can have heard of it;
 - a write of an instance that is gone, in a Redis that came back as it was before that write.
@@ -148,13 +150,20 @@ class _Facts:
     writers: dict[Any, Call] = field(default_factory=dict)
     certain: list[Call] = field(default_factory=list)
 
-    def settled(self, write: Call) -> float:
-        """When this write had taken its place for good."""
-        if not write.is_certain_write:
+    def settled(self, write: Call, *, own: bool = False) -> float:
+        """When this write had taken its place for good; for the writes of its ``own`` instance, which knows of its loads."""
+        if not write.has_settled:
             return inf
-        return max(
-            [write.ended, *(call.ended for call in self.calls if call.what == "expire" and call.answer is not False)]
-        )
+        taken = write.began if own and write.what == "load" else write.ended
+        return max([taken, *(call.ended for call in self.calls if call.what == "expire" and call.answer is not False)])
+
+    def newer(self, write: Call, slack: float) -> Call | None:
+        """The newest write or delete that this one must not outlive, if there is any."""
+        settled, settled_here = self.settled(write) + slack, self.settled(write, own=True)
+        newer = [
+            call for call in self.certain if call.began > (settled_here if call.instance == write.instance else settled)
+        ]
+        return max(newer, key=lambda call: call.began, default=None)
 
     @property
     def increments(self) -> list[Call]:
@@ -172,7 +181,7 @@ def _by_key(history: History) -> dict[str, _Facts]:
     for key, known in facts.items():
         known.calls += [sweep for sweep in sweeps if sweep.concerns(key)]
         known.calls.sort(key=lambda call: call.began)
-        known.writers = {call.value: call for call in known.calls if call.what == "set"}
+        known.writers = {call.value: call for call in known.calls if call.what in ("set", "load")}
         known.certain = [call for call in known.calls if call.is_certain_write and not _died_with(history, call)]
     return facts
 
@@ -207,7 +216,6 @@ def _final_reads(history: History, facts: _Facts) -> list[Violation]:
     for read in facts.reads:
         if read.value is not None and read.where not in where[read.value]:
             where[read.value].append(read.where)
-    newest = max(facts.certain, key=lambda call: call.began, default=None)
     found = []
     for value, places in where.items():
         write = facts.writers.get(value)
@@ -216,10 +224,16 @@ def _final_reads(history: History, facts: _Facts) -> list[Violation]:
             found.append(
                 Violation("never written", facts.key, f"{told}, which nobody ever wrote to it", _story(history, facts))
             )
-        elif newest is not None and newest.began > facts.settled(write) + history.slack:
+        elif (newer := facts.newer(write, history.slack)) is not None:
+            is_over = newer.began > write.ended
+            had = (
+                f"written by {second(history, write.ended)}"
+                if is_over
+                else f"begun to load at {second(history, write.began)}"
+            )
             why = (
-                f"{told}, which {write.instance} had written by {second(history, write.ended)}, "
-                f"before {newest.instance} began to {describe(newest)} at {second(history, newest.began)}"
+                f"{told}, which {write.instance} had {had}, "
+                f"before {newer.instance} began to {describe(newer)} at {second(history, newer.began)}"
             )
             found.append(Violation("lie", facts.key, why, _story(history, facts, write.began)))
         elif (end := _end_of_life(facts, write)) < max(read.at for read in facts.reads if read.value == value):
@@ -230,7 +244,7 @@ def _final_reads(history: History, facts: _Facts) -> list[Violation]:
 
 def _end_of_life(facts: _Facts, write: Call) -> float:
     """From when on the value must not be read any more; ``inf`` if that is not certain."""
-    if not write.is_certain_write or any(call.what == "expire" for call in facts.calls):
+    if not write.has_settled or any(call.what == "expire" for call in facts.calls):
         return inf
     return write.ended + write.ttl + _LATE
 

@@ -25,14 +25,15 @@ class Call:
 
     Attributes:
         instance: its name; another after each restart.
-        what: ``get``, ``set``, ``delete``, ``delete_match``, ``expire`` or ``incr``.
+        what: ``get``, ``set``, ``delete``, ``delete_match``, ``expire`` or ``incr``; or ``load``, of what a loader gave to a call
+            that loads: it begins when the loader is called, ends with that call, and may write.
         key: the key, or the pattern.
         value: what was written, unique; or the increment.
         began: when, in seconds.
         ended: when the answer was there; ``inf`` if it never was.
         answer: of a ``get`` the value, None for a miss.
         error: what it raised, if so.
-        ttl: of a ``set``: how long the value lives, in seconds.
+        ttl: of a ``set`` or ``load``: how long the value lives, in seconds.
         in_memory: whether the answer may have come from memory, so that only this process knew of the write.
         note: options of the call and the mode around it, for the story.
     """
@@ -60,6 +61,11 @@ class Call:
         if self.ended == inf or self.error:
             return False
         return self.what in ("delete", "delete_match") or (self.what == "set" and self.answer is True)
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether what it wrote was written by its end, if it ever is."""
+        return self.is_certain_write or (self.what == "load" and self.ended < inf and not self.error)
 
     def concerns(self, key: str) -> bool:
         """Whether it reads or writes this key."""

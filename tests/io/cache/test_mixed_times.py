@@ -378,7 +378,9 @@ async def test_a_counter_that_was_left_alone_then_is_left_alone_if_redis_forgets
         redis.set("test:replaced", "of one that is dead")
         async with lone_cache(redis_server.url, codec="text") as other:
             assert await other.incr("hits") == 6
-        await anyio.sleep(window + 0.1)  # so that Redis may have forgotten what is done for the dead, and nothing of the above
+        await anyio.sleep(
+            window + 0.1
+        )  # so that Redis may have forgotten what is done for the dead, and nothing of the above
         await miss_the_dead(redis_server)
         await eventually(lambda: redis.get("test:replaced") is None, 10)
         snapshot(redis_server)
