@@ -58,6 +58,9 @@ with more, the pieces are smaller, and each costs a system call on both sides.""
 _STILL_GATHERING: Final = 2
 """So many pieces of a single request are sent after one of several before a lone caller is held to be alone."""
 
+_ENOUGH: Final = 24
+"""So many requests go at once, although their turn may bring more: Redis works on them meanwhile."""
+
 _MANY: Final = 4
 """After a piece of so many requests the next one is gathered for two turns of the event loop instead of one: among other calls,
 which are busy elsewhere, the pieces are larger by a third, and the time of a write hardly longer."""
@@ -520,7 +523,7 @@ class _AsyncioConnection(TrackedConnection, asyncio.Protocol):
         is_alone = not requests and not self._gathering
         requests.append(request)
         unsent.append(commands)
-        if is_alone:
+        if is_alone or len(unsent) == _ENOUGH:
             self._flush()
         elif len(unsent) == 1:
             if self._last_piece < _MANY:
