@@ -109,8 +109,9 @@ class Loading:
 
     async def stored(self, keys: Iterable[str]) -> None:
         """Return when what is on its way to these keys now has arrived."""
-        for load in self._loads.storing(keys):
-            await self._waiting_for(load).ended.wait()
+        # All of them before the first wait: of one that has ended since, nobody would be told any more.
+        for waiting in [self._waiting_for(load) for load in self._loads.storing(keys)]:
+            await waiting.ended.wait()
 
     async def _lead(self, load: Load, loader: Callable[[], Awaitable[bytes]], ttl_ms: int | None) -> bytes:
         value: bytes | None = None

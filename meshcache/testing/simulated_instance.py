@@ -35,6 +35,8 @@ _CLIENTS: Final = 8
 _BUSY: Final = 8
 """So many more calls there are when all are busy."""
 _LONGEST_SLEEP: Final = 10.0
+_CALL: Final = 30.0
+"""A call that takes longer hangs, in seconds."""
 
 
 class _Cache(MeshCache):
@@ -177,7 +179,9 @@ class Instance:
         self.process.go_on()
         await self.process.start(self._cache.aclose())
         if self._clients:
-            await asyncio.wait(self._clients)
+            _, hang = await asyncio.wait(self._clients, timeout=_CALL)
+            for client in hang:  # whoever waits for their end has told so
+                client.cancel()
 
     # -- inside the process
 

@@ -8,8 +8,10 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import anyio
 import pytest
 
+from meshcache.loading import Loading
 from meshcache.loads import Loads
 from meshcache.memory import MemoryTier
 from meshcache.near import Near
@@ -69,6 +71,26 @@ def test_schedule(seed: int) -> None:
 def test_a_schedule_that_failed_once(seed: int) -> None:
     (schedule,) = of_old(seed)
     check_schedule(schedule)
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        13_102_729,  # a write of many keys waited for ever for loads of which two had stored their values at the same time
+        13_103_475,  # as 13_102_729
+    ],
+)
+def test_a_schedule_with_loads_that_failed_once(seed: int) -> None:
+    run_schedule(seed)
+
+
+def test_a_call_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def forever(*_: object) -> None:
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(Loading, "stored", forever)
+    with pytest.raises(AssertionError, match="a call hangs for more than 30 s"):
+        run_schedule(3)
 
 
 async def nothing(*_: object) -> dict[str, Stamp]:

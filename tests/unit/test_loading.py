@@ -300,6 +300,19 @@ async def test_an_own_delete_can_wait_for_what_is_on_its_way(room: Room) -> None
     assert room.shelf.taken_back == []
 
 
+async def test_an_own_delete_of_many_keys_waits_for_values_that_arrive_together(room: Room) -> None:
+    room.shelf.storing = storing = Gate()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            for key in ("one", "two"):
+                tasks.start_soon(room.loading.get, key, Source(), None)
+            await anyio.wait_all_tasks_blocked()
+            assert storing.arrivals == 2
+            tasks.start_soon(room.loading.stored, ["one", "two"])
+            await anyio.wait_all_tasks_blocked()
+            storing.open()
+
+
 async def test_what_was_loaded_is_stored_although_the_caller_was_cancelled(room: Room) -> None:
     room.shelf.storing = storing = Gate()
     async with anyio.create_task_group() as tasks:
