@@ -94,6 +94,7 @@ class Schedule:
         knows_key: whether instances know the mesh's key from the start, as with a secret; otherwise Redis has it.
         with_expire: whether there are calls of ``expire``.
         loads: the part of calls that load what is missing.
+        impatience: the part of calls that are given up if they take long, but for those that count.
         options: of all caches.
         sources: where addresses come from: ``"static"``, ``"redis"`` or ``"both"``.
         faults: in the order of time.
@@ -111,6 +112,7 @@ class Schedule:
     knows_key: bool = False
     with_expire: bool = False
     loads: float = 0.0
+    impatience: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
     sources: str = "both"
     faults: tuple[Fault, ...] = ()
@@ -129,7 +131,7 @@ class Schedule:
         busy = ", ".join(f"{start:.2f}-{end:.2f}" for start, end in self.busy)
         head = (
             f"seed {self.seed}: {self.seconds:.2f} s, {begins}; {self.rate:g} calls/s, more in {busy}, "
-            f"{self.loads:.0%} of them loads{', with expire' if self.with_expire else ''}, {self.options}, "
+            f"{self.loads:.0%} of them loads, {self.impatience:.0%} impatient{', with expire' if self.with_expire else ''}, {self.options}, "
             f"found by {self.sources}{', know the key' if self.knows_key else ''}, {self.weather}, calls go on for {self.tail:.3f} s after healing"
         )
         return "\n  ".join([head, *map(str, self.faults)])
@@ -163,7 +165,9 @@ def make_schedule(seed: int) -> Schedule:
         page=random.choice([1_000_000, 1_000_000, 3, 10]),
         knows_key=random.random() < 0.5,
         with_expire=random.random() < 0.3,
-        loads=Random(f"loads {seed}").choice([0.0, 0.1, 0.3]),  # noqa: S311 - of its own: older than it are many known seeds
+        # Of their own: older than they are many seeds that tests know.
+        loads=Random(f"loads {seed}").choice([0.0, 0.1, 0.3]),  # noqa: S311
+        impatience=Random(f"impatience {seed}").choice([0.0, 0.0, 0.1, 0.3]),  # noqa: S311
         options=_options(random),
         sources=random.choice(["both", "static", "redis"]),
         busy=_busy(random, struck),

@@ -125,7 +125,8 @@ class Instance:
             **schedule.options,
         )
         self._cache.world = self._surroundings(ahead=random.uniform(0, 1e6))
-        self._caller = Caller(world, self.name, self._cache, lambda: self._cache.dirty)
+        patience = _random(f"{self._seed} patience")
+        self._caller = Caller(world, self.name, self._cache, lambda: self._cache.dirty, patience)
         self._clients: list[asyncio.Task[None]] = []
         self._is_halted = False
         self._watcher: asyncio.Task[None] | None = None

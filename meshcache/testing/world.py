@@ -15,6 +15,8 @@ from math import inf
 from random import Random
 from typing import Any, Final, NamedTuple
 
+import anyio
+
 from ..cache import MeshCache
 from ..events import Mode
 from ..mesh.settings import Address
@@ -97,20 +99,22 @@ class Caller:
         name: of the instance.
         cache: open.
         dirty: how many writes Redis lacks now.
+        random: for the patience of callers.
 
     Attributes:
         is_gone: nobody is there any more to hear of an answer.
     """
 
-    def __init__(self, world: World, name: str, cache: MeshCache, dirty: Callable[[], int]) -> None:
+    def __init__(self, world: World, name: str, cache: MeshCache, dirty: Callable[[], int], random: Random) -> None:
         self.is_gone = False
         self._world = world
         self._name = name
         self._cache = cache
         self._dirty = dirty
+        self._patience_random = random
 
     async def any_call(self, random: Random, loads: Random) -> None:
-        """One call, whichever; those that load have dice of their own."""
+        """One call, whichever; those that load have dice of their own, and so has patience."""
         cache, schedule = self._cache, self._world.schedule
         if loads.random() < schedule.loads:
             await self._load(loads, self._some_key(loads))
@@ -174,11 +178,20 @@ class Caller:
     ) -> None:
         begun = self._begin(what, values)
         answer, error = None, ""
-        try:
-            answer = await make()
-        except Exception as raised:  # noqa: BLE001 - whatever it is, it must not be
-            error = f"{type(raised).__name__}: {raised}"
-        self._end(begun, note, answer, error, ttl)
+        with anyio.move_on_after(inf if what == "incr" else self._patience()) as scope:
+            try:
+                answer = await make()
+            except Exception as raised:  # noqa: BLE001 - whatever it is, it must not be
+                error = f"{type(raised).__name__}: {raised}"
+        if not scope.cancelled_caught:  # otherwise it stays one without an answer
+            self._end(begun, note, answer, error, ttl)
+
+    def _patience(self) -> float:
+        """How long a caller waits, in seconds."""
+        random = self._patience_random
+        if random.random() >= self._world.schedule.impatience:
+            return inf
+        return random.choice([0.0, random.expovariate(1000), random.expovariate(50), random.expovariate(5)])
 
     def _begin(self, what: str, values: Mapping[str, Any]) -> _Begun:
         world = self._world

@@ -29,8 +29,8 @@ SCHEDULES = 1000 if FULL else 40
 
 
 def of_old(*seeds: int) -> list[Schedule]:
-    """The schedules of these seeds as they were before calls could load."""
-    return [replace(make_schedule(seed), loads=0.0) for seed in seeds]
+    """The schedules of these seeds as they were before calls could load, and callers give up."""
+    return [replace(make_schedule(seed), loads=0.0, impatience=0.0) for seed in seeds]
 
 
 @pytest.mark.parametrize("seed", range(SCHEDULES))
@@ -81,7 +81,7 @@ def test_a_schedule_that_failed_once(seed: int) -> None:
     ],
 )
 def test_a_schedule_with_loads_that_failed_once(seed: int) -> None:
-    run_schedule(seed)
+    check_schedule(replace(make_schedule(seed), impatience=0.0))
 
 
 def test_a_call_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
