@@ -473,10 +473,12 @@ class _Run:
         outcome.slowest = max((call.ended - call.began for call in calls if self._was_running(call)), default=0.0)
 
     def _was_running(self, call: Call) -> bool:
-        """Whether it has an answer, and its process was not stopped meanwhile."""
+        """Whether it has an answer, which was not a loader's to wait for, and its process was not stopped meanwhile."""
         place = next(member.place for member in self._members if member.name == call.instance)
-        return call.ended < inf and not any(
-            muted.start < call.ended and call.began < muted.end for muted in self._muted[place]
+        return (
+            call.ended < inf
+            and not call.may_load
+            and not any(muted.start < call.ended and call.began < muted.end for muted in self._muted[place])
         )
 
     def _heard_until(self, member: Member, killed: float) -> float:

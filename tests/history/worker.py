@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import count
+from math import inf
 from random import Random
 from typing import Any
 
@@ -95,6 +96,7 @@ class _Worker:
         self._records = os.open(request["records"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._numbers = count(1)
         self._filter = _Filter(Random(f"{self._name}/{request['seed']}"))
+        self._patience = Random(f"{self._name}/{request['seed']}/patience")
         self._cache: MeshCache | None = None
         self._clients = 0
         self._halted = anyio.Event()
@@ -227,13 +229,16 @@ class _Worker:
     async def _call(
         self, what: str, values: Mapping[str, Any], options: Mapping[str, Any], make: Callable[[], Awaitable[Any]]
     ) -> None:
-        """Make a call and record it, once for each of its keys."""
+        """Make a call and record it, once for each of its keys; one that its caller gives up has no end."""
         numbers = self._begin(what, values, options)
-        try:
-            answer = await make()
-        except Exception as error:
-            ended, told = time.monotonic(), f"{type(error).__name__}: {error}"
-            self._record(*(("fail", number, ended, told) for number in numbers.values()))
+        with anyio.move_on_after(inf if what == "incr" else self._some_patience()) as scope:
+            try:
+                answer = await make()
+            except Exception as error:
+                ended, told = time.monotonic(), f"{type(error).__name__}: {error}"
+                self._record(*(("fail", number, ended, told) for number in numbers.values()))
+                return
+        if scope.cancelled_caught:
             return
         answers = dict.fromkeys(values, answer)
         if isinstance(answer, dict):  # of get_many
@@ -241,6 +246,11 @@ class _Worker:
         elif what == "set" and answer is None:  # of set_many
             answers = dict.fromkeys(values, True)
         self._end(numbers, answers)
+
+    def _some_patience(self) -> float:
+        """How long a caller waits, in seconds."""
+        random = self._patience
+        return inf if random.random() < 0.9 else random.choice([random.expovariate(1000), random.expovariate(20)])
 
     def _begin(self, what: str, values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, int]:
         """A call begins, of each of its keys; the numbers by which that is known."""

@@ -67,6 +67,11 @@ class Call:
         """Whether what it wrote was written by its end, if it ever is."""
         return self.is_certain_write or (self.what == "load" and self.ended < inf and not self.error)
 
+    @property
+    def may_load(self) -> bool:
+        """Whether its caller may have waited for a loader."""
+        return self.what == "load" or self.note.startswith((" or load", " by refresh"))
+
     def concerns(self, key: str) -> bool:
         """Whether it reads or writes this key."""
         return _matcher(self.key)(key) is not None if self.what == "delete_match" else self.key == key
