@@ -63,7 +63,7 @@ _ENOUGH: Final = 24
 
 _MANY: Final = 4
 """After a piece of so many requests the next one is gathered for two turns of the event loop instead of one: among other calls,
-which are busy elsewhere, the pieces are larger by a third, and the time of a write hardly longer."""
+which are busy elsewhere, that makes larger pieces, and a write takes hardly longer."""
 
 _GONE: Final = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 

@@ -31,7 +31,7 @@ from .network import Packet, Weather
 from .outages import Fault, Schedule, make_schedule, name_of
 from .redis_model import Snapshot
 from .seeds import run_seeds
-from .simulated_instance import MESH_KEY, NAMESPACE, WALL_MS, Instance
+from .simulated_instance import HALTED_WITHIN, MESH_KEY, NAMESPACE, WALL_MS, Instance
 from .virtual import VirtualLoop
 from .wire import ServerProcess
 from .world import CAN_COUNT, COUNTERS, World
@@ -41,7 +41,6 @@ __all__ = ["OutageSimulation", "Outcome", "check_schedule", "run_schedule"]
 _PORT: Final = 7946
 _BEFORE: Final = 2.0
 """In seconds: so long before the trouble the first instances may be opened."""
-_HALTED_WITHIN: Final = 30.0
 _HEALED_WITHIN: Final = 60.0
 _LINGER: Final = 3.5
 """Everything is read once more after so long, in seconds: longer than TCP keeps anything that was sent."""
@@ -279,9 +278,9 @@ class OutageSimulation:
         self._world.tell("no more calls")
 
     async def _wait(self, tasks: list[asyncio.Task[None]], what: str) -> None:
-        hang = (await asyncio.wait(tasks, timeout=_HALTED_WITHIN))[1] if tasks else set()
+        hang = (await asyncio.wait(tasks, timeout=HALTED_WITHIN))[1] if tasks else set()
         if hang:
-            raise TimeoutError(f"{what} hangs for more than {_HALTED_WITHIN:g} s")
+            raise TimeoutError(f"{what} hangs for more than {HALTED_WITHIN:g} s")
         for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 self._failures.append(Violation("raised", what, repr(error)))

@@ -24,7 +24,7 @@ from .virtual import Process
 from .wire import Wire
 from .world import Caller, World
 
-__all__ = ["MESH_KEY", "NAMESPACE", "WALL_MS", "Instance"]
+__all__ = ["HALTED_WITHIN", "MESH_KEY", "NAMESPACE", "WALL_MS", "Instance"]
 
 NAMESPACE: Final = "sim"
 MESH_KEY: Final = bytes(range(32))
@@ -35,7 +35,7 @@ _CLIENTS: Final = 8
 _BUSY: Final = 8
 """So many more calls there are when all are busy."""
 _LONGEST_SLEEP: Final = 10.0
-_CALL: Final = 30.0
+HALTED_WITHIN: Final = 30.0
 """A call that takes longer hangs, in seconds."""
 
 
@@ -180,7 +180,7 @@ class Instance:
         self.process.go_on()
         await self.process.start(self._cache.aclose())
         if self._clients:
-            _, hang = await asyncio.wait(self._clients, timeout=_CALL)
+            _, hang = await asyncio.wait(self._clients, timeout=HALTED_WITHIN)
             for client in hang:  # whoever waits for their end has told so
                 client.cancel()
 

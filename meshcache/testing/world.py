@@ -21,7 +21,7 @@ from ..cache import MeshCache
 from ..events import Mode
 from ..mesh.settings import Address
 from .datagrams import Ether
-from .history.records import Call, Incident
+from .history.records import BY_REFRESH, OR_LOAD, Call, Incident
 from .outages import Schedule
 from .virtual import VirtualLoop
 from .wire import ServerProcess
@@ -167,9 +167,9 @@ class Caller:
 
         function = self._cache.cached(ttl=ttl, key=lambda: key)(loader)
         if random.random() < 0.25:
-            await self._record("get", {key: None}, " by refresh", function.refresh)
+            await self._record("get", {key: None}, f" {BY_REFRESH}", function.refresh)
         else:
-            await self._record("get", {key: None}, " or load", function)
+            await self._record("get", {key: None}, f" {OR_LOAD}", function)
         for load in begun:
             self._end(load, f" ttl={ttl:.3g}", ttl=ttl)
 

@@ -26,6 +26,7 @@ from anyio.abc import TaskGroup
 
 import meshcache.runtime.runtime  # noqa: F401 - now, before the fork
 from meshcache import MeshCache, ModeChanged, PeerJoined, PeerLeft
+from meshcache.testing.history.records import BY_REFRESH, OR_LOAD
 from meshcache.udp import UdpSocket
 from tests.history.keys import COUNTERS, DOWN, some_key, some_pattern
 
@@ -217,9 +218,9 @@ class _Worker:
 
         function = self.cache.cached(key=lambda: key, **ttl)(loader)
         if random.random() < 0.25:
-            await self._call("get", {key: None}, {"by refresh": True}, function.refresh)
+            await self._call("get", {key: None}, {BY_REFRESH: True}, function.refresh)
         else:
-            await self._call("get", {key: None}, {"or load": True}, function)
+            await self._call("get", {key: None}, {OR_LOAD: True}, function)
         for numbers in begun:
             self._end(numbers, {key: None})
 

@@ -81,7 +81,7 @@ def test_a_schedule_that_failed_once(seed: int) -> None:
     ],
 )
 def test_a_schedule_with_loads_that_failed_once(seed: int) -> None:
-    check_schedule(replace(make_schedule(seed), impatience=0.0))
+    check_schedule(replace(make_schedule(seed), impatience=0.0))  # nobody gave up then
 
 
 def test_a_call_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

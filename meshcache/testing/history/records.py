@@ -13,10 +13,13 @@ from functools import cache
 from math import inf
 from typing import Any
 
-__all__ = ["REDIS", "Call", "History", "Incident", "Read"]
+__all__ = ["BY_REFRESH", "OR_LOAD", "REDIS", "Call", "History", "Incident", "Read"]
 
 REDIS = "Redis"
 """Where a read of Redis itself, past every instance, was made."""
+
+OR_LOAD, BY_REFRESH = "or load", "by refresh"
+"""What the note of a read begins with that loads: what is missing, or whatever is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Call:
     @property
     def may_load(self) -> bool:
         """Whether its caller may have waited for a loader."""
-        return self.what == "load" or self.note.startswith((" or load", " by refresh"))
+        return self.what == "load" or self.note.lstrip().startswith((OR_LOAD, BY_REFRESH))
 
     def concerns(self, key: str) -> bool:
         """Whether it reads or writes this key."""
